@@ -1,0 +1,32 @@
+"""Fixtures that every test may use."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import mmprune  # noqa: E402, F401  (serves mmcv's ops before mmdet3d loads)
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """The folder of real data, golden outputs and manifests.
+
+    Its place is the environment variable ``MMPRUNE_SHARED``; the default is
+    ``../shared`` beside the checkout. Tests that need it skip without it.
+    """
+    path = Path(os.environ.get('MMPRUNE_SHARED', ROOT.parent / 'shared'))
+    if not path.is_dir():
+        pytest.skip(f'no shared data at {path}; set MMPRUNE_SHARED')
+    return path.resolve()
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
