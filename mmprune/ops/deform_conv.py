@@ -1,0 +1,194 @@
+"""Deformable convolution, v1 and v2 (with a mask), through torchvision.
+
+The argument names are those of mmcv's wrappers; ``columns`` and ``ones`` are
+scratch buffers of the compiled kernels and not used. The number of groups is
+read from the shapes.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import deform_conv2d
+
+from .precision import exact_dtype
+
+
+def forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **settings: int,
+) -> None:
+    """Writes the v1 convolution into ``output``, ``[b, out, oh, ow]``.
+
+    Args:
+        input: ``[b, in, h, w]``.
+        weight: ``[out, in / groups, kh, kw]``.
+        offset: ``[b, deform_groups * kh * kw * 2, oh, ow]``, y before x.
+        output: Written.
+        columns: Not used.
+        ones: Not used.
+        settings: ``dH dW padH padW dilationH dilationW`` and unused ones.
+    """
+    output.copy_(_run(input, offset, weight, None, None, settings))
+
+
+def backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **settings: int,
+) -> None:
+    """Writes the v1 gradients of input and offset."""
+    _write_grads(
+        (input, offset, weight, None, None),
+        (grad_input, grad_offset, None, None, None),
+        grad_output,
+        settings,
+    )
+
+
+def backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    *,
+    scale: float,
+    **settings: int,
+) -> None:
+    """Adds the v1 gradient of the weight, times ``scale``."""
+    found = torch.zeros_like(grad_weight)
+    # The convolution is linear in its weight: any weight gives the gradient.
+    _write_grads(
+        (input, offset, torch.zeros_like(grad_weight), None, None),
+        (None, None, found, None, None),
+        grad_output,
+        settings,
+    )
+    grad_weight.add_(found, alpha=scale)
+
+
+def modulated_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    *,
+    with_bias: bool,
+    **settings: int,
+) -> None:
+    """Writes the v2 convolution into ``output``, ``[b, out, oh, ow]``.
+
+    Args:
+        input: ``[b, in, h, w]``.
+        weight: ``[out, in / groups, kh, kw]``.
+        bias: ``[out]``, or empty.
+        ones: Not used.
+        offset: ``[b, deform_groups * kh * kw * 2, oh, ow]``, y before x.
+        mask: ``[b, deform_groups * kh * kw, oh, ow]``.
+        output: Written.
+        columns: Not used.
+        with_bias: Whether to add ``bias``.
+        settings: ``stride_h ... dilation_w`` and unused ones.
+    """
+    bias = bias if with_bias else None
+    output.copy_(_run(input, offset, weight, bias, mask, settings))
+
+
+def modulated_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    *,
+    with_bias: bool,
+    **settings: int,
+) -> None:
+    """Writes the v2 gradients into the ``grad_*`` buffers."""
+    _write_grads(
+        (input, offset, weight, bias if with_bias else None, mask),
+        (
+            grad_input,
+            grad_offset,
+            grad_weight,
+            grad_bias if with_bias else None,
+            grad_mask,
+        ),
+        grad_output,
+        settings,
+    )
+
+
+def _run(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    settings: dict,
+) -> Tensor:
+    exact = exact_dtype(input)
+    return deform_conv2d(
+        input.to(exact),
+        offset.to(exact),
+        weight.to(exact),
+        None if bias is None else bias.to(exact),
+        stride=_pair(settings, 'stride', 'd'),
+        padding=_pair(settings, 'pad', 'pad'),
+        dilation=_pair(settings, 'dilation', 'dilation'),
+        mask=None if mask is None else mask.to(exact),
+    )
+
+
+def _pair(settings: dict, v2: str, v1: str) -> tuple[int, int]:
+    """Returns (height, width); v1 and v2 spell the settings differently."""
+    if f'{v2}_h' in settings:
+        return settings[f'{v2}_h'], settings[f'{v2}_w']
+    return settings[f'{v1}H'], settings[f'{v1}W']
+
+
+def _write_grads(
+    inputs: tuple[Tensor | None, ...],
+    buffers: tuple[Tensor | None, ...],
+    grad_output: Tensor,
+    settings: dict,
+) -> None:
+    """Runs again with autograd; fills the buffers that are not ``None``."""
+    with torch.enable_grad():
+        inputs = tuple(
+            None if t is None else t.detach().requires_grad_(b is not None)
+            for t, b in zip(inputs, buffers, strict=True)
+        )
+        output = _run(*inputs, settings)
+        wanted = [
+            (t, b)
+            for t, b in zip(inputs, buffers, strict=True)
+            if b is not None
+        ]
+        grads = torch.autograd.grad(
+            output, [t for t, _ in wanted], grad_output.to(output.dtype)
+        )
+    for (_, buffer), grad in zip(wanted, grads, strict=True):
+        buffer.copy_(grad)
