@@ -1,0 +1,19 @@
+"""Adapters: which units a family of models has. One file each."""
+
+from .deformable import deformable_groups
+from .distilbert import distilbert_groups
+from .ffn import ffn_groups
+from .llama import llama_groups
+from .mha import mha_groups
+from .traced import traced_groups
+from .vit import vit_groups
+
+__all__ = [
+    'deformable_groups',
+    'distilbert_groups',
+    'ffn_groups',
+    'llama_groups',
+    'mha_groups',
+    'traced_groups',
+    'vit_groups',
+]

@@ -1,0 +1,90 @@
+"""Heads and sampling points of multi-scale deformable attention.
+
+Recognised by class name: mmcv's ``MultiScaleDeformableAttention`` family as
+BEVFormer and VAD use it. The rows of ``sampling_offsets`` are ordered (head,
+queue entry, level, point, xy), those of ``attention_weights`` likewise.
+"""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from ..groups import PruneGroup, Slice
+
+# Class -> how many neighbouring points must stay together. The points of
+# spatial cross-attention belong to the 4 heights of a pillar in turn.
+_POINTS_PER_UNIT = {
+    'CustomMSDeformableAttention': 1,
+    'MSDeformableAttention3D': 4,
+    'TemporalSelfAttention': 1,
+}
+# Far below any logit, exp() of it is 0 in float16 as well.
+_NEVER = -1e4
+
+
+def deformable_groups(model: nn.Module) -> Iterator[PruneGroup]:
+    """Yields heads and points of every deformable attention of a model."""
+    for path, module in model.named_modules():
+        points = _POINTS_PER_UNIT.get(type(module).__name__)
+        if points is not None:
+            yield _heads(path, module, _output_proj(model, path))
+            yield _points(path, module, points)
+
+
+def _output_proj(model: nn.Module, path: str) -> str:
+    """Spatial cross-attention projects in the module around."""
+    if hasattr(model.get_submodule(path), 'output_proj'):
+        return f'{path}.output_proj'
+    return f'{path.rpartition(".")[0]}.output_proj'
+
+
+def _heads(path: str, module: nn.Module, output_proj: str) -> PruneGroup:
+    heads = module.num_heads
+    width = module.value_proj.out_features // heads
+    rows = {
+        'value_proj': width,
+        'sampling_offsets': module.sampling_offsets.out_features // heads,
+        'attention_weights': module.attention_weights.out_features // heads,
+    }
+    return PruneGroup(
+        name=f'{path}.heads',
+        granularity='head',
+        size=heads,
+        producers=tuple(
+            Slice(f'{path}.{layer}.{leaf}', 0, block=block)
+            for layer, block in rows.items()
+            for leaf in ('weight', 'bias')
+        ),
+        consumers=(Slice(f'{output_proj}.weight', 1, block=width),),
+        attrs={f'{path}.num_heads': 1},
+    )
+
+
+def _points(path: str, module: nn.Module, together: int) -> PruneGroup:
+    units = module.num_points // together
+    copies = module.attention_weights.out_features // module.num_points
+    return PruneGroup(
+        name=f'{path}.points',
+        granularity='point',
+        size=units,
+        producers=tuple(
+            Slice(
+                f'{path}.sampling_offsets.{leaf}',
+                0,
+                block=2 * together,
+                copies=copies,
+            )
+            for leaf in ('weight', 'bias')
+        ),
+        consumers=tuple(
+            Slice(
+                f'{path}.attention_weights.{leaf}',
+                0,
+                block=together,
+                copies=copies,
+                fill=fill,
+            )
+            for leaf, fill in (('weight', 0.0), ('bias', _NEVER))
+        ),
+        attrs={f'{path}.num_points': together},
+    )

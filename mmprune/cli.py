@@ -1,0 +1,111 @@
+"""What the command-line tools share: errors, configs, progress."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+def fail_in_one_sentence(main: Callable) -> Callable:
+    """Makes what a user caused one sentence on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return main(*args, **kwargs)
+        except (ValueError, FileNotFoundError, PermissionError) as error:
+            message = ' '.join(str(error).split())
+            print(f'error: {message}', file=sys.stderr)
+            sys.exit(2)
+
+    return run
+
+
+def load_config(path: str, options: list[str] | None = None) -> Config:
+    """Returns the config of a file with ``KEY=VALUE`` options merged in.
+
+    Raises:
+        ValueError: If the file is missing, is no config or has no model.
+    """
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise ValueError(f'no config at {path} ({error})') from error
+    except OSError as error:
+        raise ValueError(f'{path} is no mmengine config: {error}') from error
+    except (SyntaxError, ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f'{path} cannot be read as an mmengine config: '
+            f'{type(error).__name__}: {error}'
+        ) from error
+    if options:
+        cfg.merge_from_dict(_parse(options))
+    if 'model' not in cfg:
+        raise ValueError(f'{path} has no `model`; give the config of a model')
+    return cfg
+
+
+def _parse(options: list[str]) -> dict:
+    parsed = {}
+    for option in options:
+        key, equals, value = option.partition('=')
+        if not equals:
+            raise ValueError(
+                f'--cfg-options takes KEY=VALUE, found {option!r}'
+            )
+        parsed[key] = DictAction._parse_iterable(value)
+    return parsed
+
+
+class Stages:
+    """A progress bar over named stages; plain lines where no terminal is.
+
+    Args:
+        total: Number of stages.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.number = 0
+        console = Console(stderr=True)
+        self._bar = None
+        if console.is_terminal:
+            self._bar = Progress(
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TextColumn('{task.description}'),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            )
+
+    def __enter__(self) -> 'Stages':
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task('', total=self.total)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, name: str) -> None:
+        """Begins a stage."""
+        self.number = min(self.number + 1, self.total)
+        if self._bar is None:
+            line = f'[{self.number}/{self.total}] {name}'
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.update(
+                self._task, completed=self.number - 1, description=name
+            )

@@ -1,0 +1,154 @@
+"""What must be removed together: slices of tensors and groups of units."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where the units of a group lie along one dimension of a tensor.
+
+    Unit ``i`` owns ``block`` neighbouring positions in each of ``copies``
+    stacked parts: copy ``c`` of unit ``i`` starts at
+    ``offset + (c * size + i) * block``, with ``size`` the number of units of
+    the group in the dense model.
+
+    Args:
+        tensor: Name of the parameter or buffer, as in the state dict.
+        dim: The dimension of the tensor that holds the units.
+        block: Positions of one unit in one copy.
+        offset: First position of unit 0 in the first copy.
+        copies: Number of stacked parts, 3 for a fused qkv projection.
+        fill: Value that the positions of a removed unit take in a masked
+            model. 0 where a unit is multiplied by its consumer; a large
+            negative number for a logit that a softmax reads.
+    """
+
+    tensor: str
+    dim: int = 0
+    block: int = 1
+    offset: int = 0
+    copies: int = 1
+    fill: float = 0.0
+
+    def index(self, units: Sequence[int], size: int) -> Tensor:
+        """Returns the positions of ``units``, ``[copies*len(units)*block]``.
+
+        Args:
+            units: Indices of units in the dense model.
+            size: Number of units of the group in the dense model.
+        """
+        unit = torch.as_tensor(units, dtype=torch.long).view(1, -1, 1)
+        copy = torch.arange(self.copies).view(-1, 1, 1)
+        step = torch.arange(self.block).view(1, 1, -1)
+        return (
+            self.offset + (copy * size + unit) * self.block + step
+        ).flatten()
+
+    def end(self, size: int) -> int:
+        """Returns the first position after the last unit."""
+        return self.offset + self.copies * size * self.block
+
+
+@dataclass(frozen=True)
+class PruneGroup:
+    """Units that can be removed, and all tensors that lose them together.
+
+    Args:
+        name: Unique name, usually the path of the module that makes them.
+        granularity: ``channel``, ``head``, ``neuron``, ``point`` or
+            ``layer``. Units compete with units of their own granularity.
+        size: Number of units in the dense model.
+        producers: Slices that write the units.
+        consumers: Slices that read the units; setting them to their ``fill``
+            makes the model compute what it computes without the unit.
+        attrs: Module attributes (``'attn.num_heads'``) that follow the number
+            of kept units -> what one unit contributes.
+        dense: Why the units cannot be removed, empty if they can. Such a
+            group is listed in reports and never pruned.
+    """
+
+    name: str
+    granularity: str
+    size: int
+    producers: tuple[Slice, ...]
+    consumers: tuple[Slice, ...] = ()
+    attrs: dict[str, int] = field(default_factory=dict)
+    dense: str = ''
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """All slices, producers first."""
+        return self.producers + self.consumers
+
+    def to_dict(self) -> dict:
+        """Returns the group as plain containers; defaults are left out."""
+        return dict(
+            name=self.name,
+            granularity=self.granularity,
+            size=self.size,
+            producers=[_plain(s) for s in self.producers],
+            consumers=[_plain(s) for s in self.consumers],
+            attrs=dict(self.attrs),
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict) -> 'PruneGroup':
+        """Returns the group that :meth:`to_dict` described.
+
+        Raises:
+            ValueError: If a field is missing or unknown.
+        """
+        try:
+            sides = {
+                side: tuple(Slice(**s) for s in data[side])
+                for side in ('producers', 'consumers')
+            }
+            return cls(**{**data, **sides})
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f'not a pruning group: {json.dumps(data, default=str)[:200]} '
+                f'({error}); was the plan written by another version?'
+            ) from error
+
+
+def unit_sums(values: Tensor, part: Slice, size: int) -> Tensor:
+    """Returns the sum of ``values`` over each unit, ``[size]``.
+
+    Args:
+        values: One number per element of the sliced tensor, in its shape.
+        part: Where the units lie.
+        size: Number of units.
+    """
+    per_position = values.movedim(part.dim, 0).reshape(
+        values.shape[part.dim], -1
+    )
+    per_position = per_position.sum(1)
+    index = part.index(range(size), size).to(values.device)
+    parts = per_position[index].view(part.copies, size, part.block)
+    return parts.sum((0, 2))
+
+
+def unit_elements(shape: torch.Size, part: Slice) -> int:
+    """Returns how many elements of a tensor of ``shape`` one unit owns."""
+    return shape.numel() // shape[part.dim] * part.block * part.copies
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns all parameters and buffers, shared ones under every name."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _plain(part: Slice) -> dict:
+    return {
+        f.name: getattr(part, f.name)
+        for f in fields(part)
+        if getattr(part, f.name) != f.default
+    }

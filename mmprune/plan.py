@@ -1,0 +1,147 @@
+"""The result of all thinking: which units stay, as plain data."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .compat import load_checkpoint_file
+from .groups import PruneGroup
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which units of which groups stay, and which weights are sparse.
+
+    Args:
+        groups: The groups that lose units.
+        keep: Group name -> sorted indices of the units that stay, counted in
+            the dense model.
+        sparse: Tensor name -> pattern of its zeros (``'unstructured'``,
+            ``'2:4'``); the zeros themselves are in the weights.
+        provenance: How the plan came about; only for people to read.
+
+    Raises:
+        ValueError: If ``keep`` does not fit the groups.
+    """
+
+    groups: tuple[PruneGroup, ...]
+    keep: dict[str, list[int]]
+    sparse: dict[str, str] = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [g.name for g in self.groups]
+        if len(set(names)) != len(names):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise ValueError(f'group names must be unique, {twice} are not')
+        if set(names) != set(self.keep):
+            raise ValueError(
+                'a plan needs one list of kept units per group; without one: '
+                f'{sorted(set(names) - set(self.keep))[:5]}, without a '
+                f'group: {sorted(set(self.keep) - set(names))[:5]}'
+            )
+        for group in self.groups:
+            _check_keep(group, self.keep[group.name])
+
+    def removed(self, group: PruneGroup) -> list[int]:
+        """Returns the sorted units that ``group`` loses."""
+        keep = set(self.keep[group.name])
+        return [i for i in range(group.size) if i not in keep]
+
+    def to_dict(self) -> dict:
+        """Returns plain containers, safe under ``weights_only`` loading."""
+        return dict(
+            version=_VERSION,
+            groups=[g.to_dict() for g in self.groups],
+            keep={name: list(units) for name, units in self.keep.items()},
+            sparse=dict(self.sparse),
+            provenance=dict(self.provenance),
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> 'PruningPlan':
+        """Returns the plan that :meth:`to_dict` described.
+
+        Raises:
+            ValueError: If the data is no plan, or of a newer version.
+        """
+        if not isinstance(data, Mapping) or 'groups' not in data:
+            raise ValueError(
+                'not a pruning plan: a mapping with `groups` and `keep` is '
+                f'expected, found {type(data).__name__}'
+            )
+        if data.get('version', _VERSION) > _VERSION:
+            raise ValueError(
+                f'the plan has version {data["version"]}, this mmprune reads '
+                f'up to {_VERSION}; update mmprune'
+            )
+        return cls(
+            groups=tuple(PruneGroup.from_dict(g) for g in data['groups']),
+            keep={k: [int(i) for i in v] for k, v in data['keep'].items()},
+            sparse=dict(data.get('sparse', {})),
+            provenance=dict(data.get('provenance', {})),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON, beside first and then renamed."""
+        path = Path(path)
+        beside = path.with_name(path.name + f'.{os.getpid()}.tmp')
+        beside.write_text(json.dumps(self.to_dict()))
+        os.replace(beside, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'PruningPlan':
+        """Reads a plan from ``.json``, or from a checkpoint's ``meta``.
+
+        Raises:
+            ValueError: If there is no plan in the file.
+        """
+        path = Path(path)
+        if path.suffix != '.json':
+            return cls.from_checkpoint(load_checkpoint_file(path), path)
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except FileNotFoundError as error:
+            raise ValueError(f'no plan at {path}') from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{path} is not JSON: {error}') from error
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Mapping, path: str | Path = 'the checkpoint'
+    ) -> 'PruningPlan':
+        """Returns the plan that a loaded checkpoint carries.
+
+        Raises:
+            ValueError: If it carries none.
+        """
+        data = checkpoint_plan(checkpoint)
+        if data is None:
+            raise ValueError(
+                f'{path} carries no pruning plan (meta.pruning_plan); give '
+                'the checkpoint that mmprune wrote, or its plan.json'
+            )
+        return cls.from_dict(data)
+
+
+def checkpoint_plan(checkpoint: Mapping) -> dict | None:
+    """Returns the plan in a checkpoint as plain data, ``None`` if dense."""
+    return (checkpoint.get('meta') or {}).get('pruning_plan')
+
+
+def _check_keep(group: PruneGroup, keep: list[int]) -> None:
+    if not keep:
+        raise ValueError(f'group {group.name!r} would lose all its units')
+    if sorted(set(keep)) != list(keep):
+        raise ValueError(
+            f'group {group.name!r}: kept units must be sorted and unique'
+        )
+    if keep[0] < 0 or keep[-1] >= group.size:
+        raise ValueError(
+            f'group {group.name!r}: kept unit {keep[-1]} is outside the '
+            f'{group.size} units of the dense model'
+        )

@@ -1,0 +1,124 @@
+"""Checks that a pruned model computes what the masked one does."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..groups import PruneGroup
+from ..masks import mask_plan
+from ..plan import PruningPlan
+from ..surgery import apply_plan
+
+Forward = Callable[[nn.Module], Any]
+
+
+def masked_difference(
+    model: nn.Module, plan: PruningPlan, forward: Forward
+) -> float:
+    """Returns the largest difference of any output to its own scale.
+
+    Both the masked and the pruned model are copies; the model itself is left
+    alone.
+
+    Args:
+        model: The dense model, in evaluation mode.
+        plan: Which units stay.
+        forward: Runs a model and returns its outputs: tensors in any nesting
+            of lists, tuples and dicts.
+
+    Raises:
+        RuntimeError: If the pruned model does not run.
+        ValueError: If the two return tensors of different shapes.
+    """
+    masked = copy.deepcopy(model)
+    mask_plan(masked, plan)
+    with torch.no_grad():
+        expected = tensors_of(forward(masked))
+    del masked
+    pruned = copy.deepcopy(model)
+    apply_plan(pruned, plan)
+    with torch.no_grad():
+        found = tensors_of(forward(pruned))
+    return max(
+        (relative_difference(a, b) for a, b in zip(expected, found, strict=1)),
+        default=0.0,
+    )
+
+
+def relative_difference(expected: Tensor, found: Tensor) -> float:
+    """Returns the largest absolute difference by the largest magnitude."""
+    if expected.shape != found.shape:
+        raise ValueError(
+            f'shapes differ: {tuple(expected.shape)} masked, '
+            f'{tuple(found.shape)} pruned'
+        )
+    if not expected.numel():
+        return 0.0
+    scale = expected.abs().max().clamp_min(1e-12)
+    return ((expected - found).abs().max() / scale).item()
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """Returns the floating point tensors in nested outputs, in order."""
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.is_floating_point() else []
+    if isinstance(outputs, Mapping):
+        return [t for v in outputs.values() for t in tensors_of(v)]
+    if isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        return [t for v in outputs for t in tensors_of(v)]
+    return []
+
+
+def check_groups(
+    model: nn.Module,
+    groups: Sequence[PruneGroup],
+    forward: Forward,
+    tolerance: float = 1e-3,
+) -> list[PruneGroup]:
+    """Returns the groups; those that do not hold get a ``dense`` reason.
+
+    All groups are tried together first; only if that fails, each alone.
+
+    Args:
+        model: The dense model, in evaluation mode.
+        groups: What an adapter yielded.
+        forward: Runs a model on a small example and returns its outputs.
+        tolerance: Largest difference, relative to the scale of an output.
+    """
+    open_groups = [g for g in groups if not g.dense and g.size > 1]
+    if not open_groups or not _fault(model, open_groups, forward, tolerance):
+        return list(groups)
+    checked = []
+    for group in groups:
+        fault = ''
+        if group in open_groups:
+            fault = _fault(model, [group], forward, tolerance)
+        checked.append(
+            dataclasses.replace(group, dense=fault) if fault else group
+        )
+    return checked
+
+
+def _fault(
+    model: nn.Module,
+    groups: list[PruneGroup],
+    forward: Forward,
+    tolerance: float,
+) -> str:
+    keep = {g.name: list(range(0, g.size, 2)) for g in groups}
+    plan = PruningPlan(tuple(groups), keep)
+    try:
+        difference = masked_difference(model, plan, forward)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0][:120]
+        return f'the model does not run without its units: {reason}'
+    if difference > tolerance:
+        return (
+            'removing its units is not the same as masking them (outputs '
+            f'differ by {difference:.1e} of their scale)'
+        )
+    return ''

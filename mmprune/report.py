@@ -1,0 +1,196 @@
+"""Dense against pruned, as data and as a page to read."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from .groups import PruneGroup, named_tensors
+from .plan import PruningPlan
+
+Row = dict[str, float | int | None]
+
+_COLUMNS = (
+    ('params', 'params (M)', 1e-6, '.2f'),
+    ('nonzero', 'non-zero (M)', 1e-6, '.2f'),
+    ('macs', 'MACs (G)', 1e-9, '.2f'),
+    ('checkpoint_mb', 'checkpoint (MB)', 1, '.1f'),
+    ('latency_ms', 'latency (ms)', 1, '.0f'),
+)
+
+
+def weights_mb(model: nn.Module) -> float:
+    """Returns the size of a model's state dict in megabytes."""
+    tensors = model.state_dict().values()
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
+
+
+def group_rows(plan: PruningPlan, groups: list[PruneGroup]) -> list[dict]:
+    """Returns one row per group: its units, how many stay, and why dense."""
+    rows = []
+    for group in groups:
+        kept = len(plan.keep.get(group.name, range(group.size)))
+        rows.append(
+            dict(
+                group=group.name,
+                granularity=group.granularity,
+                units=group.size,
+                kept=kept,
+                sparsity=1 - kept / group.size,
+                dense_because=group.dense,
+            )
+        )
+    return rows
+
+
+def kind_rows(groups: list[dict]) -> list[dict]:
+    """Returns one row per granularity: groups, units, kept units."""
+    kinds: dict[str, dict] = {}
+    for row in groups:
+        kind = kinds.setdefault(
+            row['granularity'],
+            dict(
+                granularity=row['granularity'],
+                groups=0,
+                dense_groups=0,
+                units=0,
+                kept=0,
+            ),
+        )
+        if row['dense_because']:
+            kind['dense_groups'] += 1
+            continue
+        kind['groups'] += 1
+        kind['units'] += row['units']
+        kind['kept'] += row['kept']
+    return list(kinds.values())
+
+
+def module_rows(
+    dense: dict[str, tuple[int, ...]], model: nn.Module
+) -> list[dict]:
+    """Returns one row per tensor that lost elements or has zeros.
+
+    Args:
+        dense: Tensor name -> shape in the dense model.
+        model: The pruned model.
+    """
+    rows = []
+    for name, tensor in named_tensors(model).items():
+        before = 1
+        for size in dense[name]:
+            before *= size
+        nonzero = int(tensor.count_nonzero()) if tensor.ndim > 1 else None
+        left = tensor.numel() if nonzero is None else nonzero
+        if left < before and tensor.ndim > 1:
+            rows.append(
+                dict(
+                    tensor=name,
+                    dense_shape=list(dense[name]),
+                    shape=list(tensor.shape),
+                    sparsity=1 - left / before,
+                )
+            )
+    return rows
+
+
+def uncovered_rows(
+    model: nn.Module,
+    groups: list[PruneGroup],
+    reason: Callable[[str], str],
+) -> list[dict]:
+    """Returns the matrices that no group covers along their outputs.
+
+    Args:
+        model: The dense model.
+        groups: All groups, dense ones too.
+        reason: Returns why a tensor is not covered.
+    """
+    covered = {s.tensor for g in groups for s in g.producers}
+    return [
+        dict(tensor=name, params=tensor.numel(), dense_because=reason(name))
+        for name, tensor in model.named_parameters()
+        if tensor.ndim > 1 and name not in covered
+    ]
+
+
+def save_json(report: dict, path: Path) -> None:
+    """Writes the report as JSON."""
+    path.write_text(json.dumps(report, indent=1, default=str) + '\n')
+
+
+def summary_table(models: dict[str, Row]) -> str:
+    """Returns a Markdown table: a row per model, ratios to the dense one."""
+    shown = [c for c in _COLUMNS if any(r.get(c[0]) for r in models.values())]
+    lines = [
+        '| model | ' + ' | '.join(c[1] for c in shown) + ' |',
+        '|---' * (len(shown) + 1) + '|',
+    ]
+    dense = models['dense']
+    for name, row in models.items():
+        cells = []
+        for key, _, scale, form in shown:
+            value, base = row.get(key), dense.get(key)
+            if value is None:
+                cells.append('-')
+                continue
+            cell = format(value * scale, form)
+            if name != 'dense' and base:
+                cell += f' ({value / base:.0%})'
+            cells.append(cell)
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def markdown(report: dict) -> str:
+    """Returns the report as a Markdown page."""
+    parts = [
+        f'# {report["title"]}',
+        summary_table(report['models']),
+        report['notes'],
+    ]
+    if report.get('kinds'):
+        parts.append('## Units removed (structured)')
+        parts.append(
+            _table(
+                report['kinds'],
+                ('granularity', 'groups', 'dense_groups', 'units', 'kept'),
+            )
+        )
+    if report.get('groups'):
+        parts.append('## Groups')
+        parts.append(
+            _table(
+                [r for r in report['groups'] if not r['dense_because']],
+                ('group', 'granularity', 'units', 'kept', 'sparsity'),
+            )
+        )
+    dense = [r for r in report.get('groups', []) if r['dense_because']]
+    if dense or report.get('uncovered'):
+        parts.append('## Kept dense, and why')
+    if dense:
+        parts.append(_table(dense, ('group', 'units', 'dense_because')))
+    if report.get('uncovered'):
+        parts.append(
+            _table(report['uncovered'], ('tensor', 'params', 'dense_because'))
+        )
+    if report.get('weights'):
+        parts.append('## Sparsity per weight (unstructured)')
+        parts.append(
+            _table(report['weights'], ('tensor', 'dense_shape', 'sparsity'))
+        )
+    return '\n\n'.join(p for p in parts if p) + '\n'
+
+
+def _table(rows: list[dict], columns: tuple[str, ...]) -> str:
+    lines = ['| ' + ' | '.join(c.replace('_', ' ') for c in columns) + ' |']
+    lines.append('|---' * len(columns) + '|')
+    for row in rows:
+        cells = (row[c] for c in columns)
+        cells = (
+            f'{c:.1%}' if isinstance(c, float) else f'{c}'.replace('|', '/')
+            for c in cells
+        )
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)

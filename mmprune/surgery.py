@@ -1,0 +1,179 @@
+"""Removes units from a model: the only code that changes shapes."""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+from .attention import SlimMultiheadAttention
+from .groups import named_tensors
+from .plan import PruningPlan
+
+
+def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
+    """Removes the units that ``plan`` drops, in place.
+
+    Every tensor is sliced once, whatever number of groups it belongs to.
+    Afterwards ``model.pruning_plan`` is the plan, so that hooks can write it
+    into checkpoints.
+
+    Args:
+        model: The dense model.
+        plan: Which units stay.
+
+    Raises:
+        ValueError: If a tensor of the plan is missing or too small, if a
+            sliced tensor is shared with a name that is not sliced alike, or
+            if the model has been pruned before.
+    """
+    if getattr(model, 'pruning_plan', None) is not None:
+        raise ValueError(
+            'the model has been pruned before; apply a plan to the dense '
+            'model only'
+        )
+    tensors = named_tensors(model)
+    index = kept_index(plan, {k: tuple(t.shape) for k, t in tensors.items()})
+    _refuse_shared(tensors, index)
+    replaced: dict[int, Tensor] = {}
+    touched = {}
+    for name, dims in index.items():
+        old = tensors[name]
+        if id(old) not in replaced:
+            replaced[id(old)] = _sliced(old, dims)
+        path, _, leaf = name.rpartition('.')
+        module = model.get_submodule(path)
+        kind = '_parameters' if leaf in module._parameters else '_buffers'
+        getattr(module, kind)[leaf] = replaced[id(old)]
+        touched[path] = module
+    for group in plan.groups:
+        for attr, value in group.attrs.items():
+            path, _, leaf = attr.rpartition('.')
+            module = model.get_submodule(path)
+            setattr(module, leaf, value * len(plan.keep[group.name]))
+            touched[path] = module
+    for module in touched.values():
+        _refresh(module)
+    model.pruning_plan = plan
+
+
+def kept_index(
+    plan: PruningPlan, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, dict[int, Tensor]]:
+    """Returns for each tensor and dimension the positions that stay.
+
+    Args:
+        plan: Which units stay.
+        shapes: Shape of every tensor of the dense model. The same index also
+            slices what has the shape of a parameter, as optimizer state.
+
+    Returns:
+        Tensor name -> dim -> sorted positions ``[kept]``.
+
+    Raises:
+        ValueError: If a tensor of the plan is missing or too small.
+    """
+    stays: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for group in plan.groups:
+        removed = plan.removed(group)
+        for part in group.slices:
+            shape = shapes.get(part.tensor)
+            if shape is None or len(shape) <= part.dim:
+                raise ValueError(
+                    f'group {group.name!r}: the model has no tensor '
+                    f'{part.tensor!r} with a dimension {part.dim}; the plan '
+                    'belongs to another model'
+                )
+            size = shape[part.dim]
+            if part.end(group.size) > size:
+                raise ValueError(
+                    f'group {group.name!r}: {part.tensor!r} has {size} '
+                    f'positions in dimension {part.dim}, the plan needs '
+                    f'{part.end(group.size)}; the plan belongs to another '
+                    'model'
+                )
+            if removed:
+                stay = stays[part.tensor].setdefault(
+                    part.dim, torch.ones(size, dtype=torch.bool)
+                )
+                stay[part.index(removed, group.size)] = False
+    return {
+        name: {dim: stay.nonzero().flatten() for dim, stay in dims.items()}
+        for name, dims in stays.items()
+    }
+
+
+def _sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
+    new = tensor.detach()
+    for dim, index in dims.items():
+        new = new.index_select(dim, index.to(new.device))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(new, requires_grad=tensor.requires_grad)
+    return new
+
+
+def _refuse_shared(
+    tensors: dict[str, Tensor], index: dict[str, dict[int, Tensor]]
+) -> None:
+    """Tied tensors may only be sliced alike, or one name goes stale."""
+    names = defaultdict(list)
+    for name, tensor in tensors.items():
+        names[id(tensor)].append(name)
+    for name, dims in index.items():
+        for other in names[id(tensors[name])]:
+            theirs = index.get(other, {})
+            alike = theirs.keys() == dims.keys() and all(
+                torch.equal(theirs[d], dims[d]) for d in dims
+            )
+            if not alike:
+                raise ValueError(
+                    f'{name!r} is the same tensor as {other!r}, which the '
+                    'plan does not slice alike; protect the group or untie '
+                    'the tensors'
+                )
+
+
+def _refresh(module: nn.Module) -> None:
+    """Makes the stored sizes of a layer agree with its new tensors."""
+    for kinds, refresh in _SIZES:
+        if isinstance(module, kinds):
+            refresh(module)
+
+
+def _linear(m: nn.Linear) -> None:
+    m.out_features, m.in_features = m.weight.shape
+
+
+def _conv(m: nn.modules.conv._ConvNd) -> None:
+    out, per_group = m.weight.shape[:2]
+    if m.transposed:
+        m.in_channels, m.out_channels = out, per_group * m.groups
+    else:
+        m.out_channels, m.in_channels = out, per_group * m.groups
+
+
+def _batch_norm(m: nn.modules.batchnorm._NormBase) -> None:
+    kept = m.weight if m.weight is not None else m.running_mean
+    m.num_features = kept.shape[0]
+
+
+def _layer_norm(m: nn.LayerNorm) -> None:
+    m.normalized_shape = tuple(m.weight.shape)
+
+
+def _group_norm(m: nn.GroupNorm) -> None:
+    m.num_channels = m.weight.shape[0]
+
+
+def _embedding(m: nn.Embedding) -> None:
+    m.num_embeddings, m.embedding_dim = m.weight.shape
+
+
+_SIZES = (
+    (nn.Linear, _linear),
+    (nn.modules.conv._ConvNd, _conv),
+    (nn.modules.batchnorm._NormBase, _batch_norm),
+    (nn.LayerNorm, _layer_norm),
+    (nn.GroupNorm, _group_norm),
+    (nn.Embedding, _embedding),
+    (nn.MultiheadAttention, SlimMultiheadAttention.take_over),
+)

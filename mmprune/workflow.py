@@ -1,0 +1,476 @@
+"""From a config and a checkpoint to pruned checkpoints and a report."""
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from .allocation import check_sparsity
+from .compat import load_checkpoint_file
+from .cost import (
+    CostTable,
+    cost_table,
+    count_macs,
+    count_nonzero,
+    count_params,
+    measure_latency,
+)
+from .groups import PruneGroup, named_tensors
+from .models import build_model, load_weights
+from .plan import PruningPlan, checkpoint_plan
+from .pruners import (
+    StructuredPruner,
+    WeightPruner,
+    masked_difference,
+    protect,
+    protect_frozen,
+    prunable_weights,
+)
+from .registry import TASK_UTILS
+from .report import (
+    group_rows,
+    kind_rows,
+    markdown,
+    module_rows,
+    save_json,
+    uncovered_rows,
+    weights_mb,
+)
+from .surgery import apply_plan
+from .version import __version__
+
+# Largest difference between masked and pruned that is handed over.
+TOLERANCE = 1e-3
+
+CRITERIA = {
+    'l1': dict(type='mmprune.Magnitude', p=1),
+    'l2': dict(type='mmprune.Magnitude', p=2),
+    'bn_scale': dict(type='mmprune.BNScale'),
+    'taylor': dict(type='mmprune.Taylor'),
+    'random': dict(type='mmprune.Random'),
+}
+
+
+class Family(Protocol):
+    """What a family of models tells, built from the config's ``pruning``."""
+
+    source: str
+
+    def groups(self, model: nn.Module) -> Any:
+        """Yields the groups."""
+
+    def dense_reason(self, tensor: str) -> str:
+        """Returns why no group covers a tensor."""
+
+    def batches(self) -> list[Any]:
+        """Returns the calibration batches."""
+
+    def forward(self, model: nn.Module) -> Any:
+        """Returns all outputs for an example, to compare models."""
+
+    def single_frame(self, model: nn.Module) -> Any:
+        """Runs the model once, to count its cost."""
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """Returns the calibration loss."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prune; the command line's flags.
+
+    Args:
+        sparsity: Fraction to remove.
+        importance: A key of :data:`CRITERIA`.
+        scope: ``global`` or ``layer``.
+        target: ``units``, ``params`` or ``macs``.
+        round_to: Kept channels and neurons are a multiple of this.
+        min_keep: Units that every group keeps.
+        protect: Regular expressions of what stays dense.
+        prune_frozen: Whether layers that training freezes lose units too.
+        mode: ``both``, ``structured`` or ``unstructured``.
+        seed: Of the random criterion.
+        device: Where the model runs.
+        latency_runs: Timed forwards per model, 0 for none.
+        ann_file: Info file of the examples.
+        trust_checkpoint: Whether to unpickle what the safe loader refuses.
+    """
+
+    sparsity: float = 0.3
+    importance: str = 'l1'
+    scope: str = 'global'
+    target: str = 'units'
+    round_to: int = 1
+    min_keep: int = 1
+    protect: tuple[str, ...] = ()
+    prune_frozen: bool = False
+    mode: str = 'both'
+    seed: int = 0
+    device: str = 'cpu'
+    latency_runs: int = 5
+    ann_file: str | None = None
+    trust_checkpoint: bool = False
+
+    def criterion(self) -> dict:
+        """Returns the config of the criterion."""
+        config = dict(CRITERIA[self.importance])
+        if self.importance == 'random':
+            config['seed'] = self.seed
+        return config
+
+
+@dataclass
+class Result:
+    """Pruned models with their plans, and the report about them."""
+
+    models: dict[str, nn.Module] = field(default_factory=dict)
+    plans: dict[str, PruningPlan] = field(default_factory=dict)
+    report: dict = field(default_factory=dict)
+
+
+def check_options(options: Options) -> None:
+    """Refuses what cannot work before anything is loaded.
+
+    Raises:
+        ValueError: If an option is out of range or the device is absent.
+    """
+    check_sparsity(options.sparsity)
+    device = options.device.partition(':')[0]
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(
+            f'--device {options.device} was asked for, but PyTorch '
+            f'{torch.__version__} sees no CUDA device; use --device cpu'
+        )
+    if device not in ('cpu', 'cuda'):
+        raise ValueError(
+            f'--device must be cpu or cuda, found {options.device!r}'
+        )
+
+
+def check_output(folder: Path, force: bool) -> None:
+    """Refuses a folder that cannot be written or holds another run.
+
+    Raises:
+        ValueError: If so; nothing is created here.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f'{folder} is a file; give a folder to write to')
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(
+            f'{folder} cannot be written: {existing} is read-only for this '
+            'user; choose another --output-dir'
+        )
+    if not force and (folder / 'report.json').exists():
+        raise ValueError(
+            f'{folder} holds another run (report.json); choose another '
+            '--output-dir or overwrite it with --force'
+        )
+
+
+def family_of(cfg: Config, ann_file: str | None) -> Family:
+    """Builds what the config's ``pruning`` names.
+
+    Raises:
+        ValueError: If the config does not say how to prune its model.
+    """
+    if 'pruning' not in cfg:
+        raise ValueError(
+            f'{cfg.filename} has no `pruning` entry that says which groups '
+            'its model has; start from one of projects/configs, or see '
+            'docs/add_a_family.md'
+        )
+    return TASK_UTILS.build({**cfg.pruning, 'cfg': cfg, 'ann_file': ann_file})
+
+
+def load_dense(cfg: Config, path: Path, options: Options) -> tuple:
+    """Returns the dense model in eval mode and the checkpoint's meta.
+
+    Raises:
+        ValueError: If the checkpoint is unreadable, pruned or does not fit.
+    """
+    checkpoint = load_checkpoint_file(path, trust=options.trust_checkpoint)
+    if checkpoint_plan(checkpoint) is not None:
+        raise ValueError(
+            f'{path} has been pruned before; give the dense checkpoint and '
+            'a larger ratio'
+        )
+    model = build_model(cfg)
+    load_weights(model, checkpoint, path)
+    return model.to(options.device).eval(), checkpoint.get('meta') or {}
+
+
+def prune(
+    cfg: Config,
+    model: nn.Module,
+    options: Options,
+    stage: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Returns the pruned models, their plans and the report.
+
+    Args:
+        cfg: Config of the model, with a ``pruning`` entry.
+        model: The dense model, in eval mode; it is left as it is.
+        options: How to prune.
+        stage: Called with what begins, for a progress bar.
+
+    Raises:
+        ValueError: If the ratio cannot be met or a pattern fits nothing.
+    """
+    stage('preparing an example')
+    family = family_of(cfg, options.ann_file)
+    stage('finding groups')
+    groups = protect(family.groups(model), options.protect)
+    if not options.prune_frozen:
+        groups = protect_frozen(groups, model)
+    stage('counting the dense model')
+    costs = cost_table(model, family.single_frame)
+    result = Result()
+    rows = {'dense': _row(model, family, options)}
+    if options.mode in ('both', 'unstructured'):
+        stage('zeroing weights')
+        result.models['unstructured'] = copy.deepcopy(model)
+        result.plans['unstructured'] = WeightPruner(
+            options.sparsity,
+            protect=_that_match(options.protect, model),
+        )(result.models['unstructured'])
+        rows['unstructured'] = _row(
+            result.models['unstructured'], family, options
+        )
+    if options.mode in ('both', 'structured'):
+        stage('scoring and choosing units')
+        plan = _plan(model, groups, family, costs, options)
+        stage('checking that masked equals pruned')
+        difference = _check(model, plan, family)
+        result.models['structured'] = copy.deepcopy(model)
+        apply_plan(result.models['structured'], plan)
+        result.plans['structured'] = plan
+        stage('measuring the pruned model')
+        rows['structured'] = _row(result.models['structured'], family, options)
+        rows['structured']['masked_difference'] = difference
+        _check_target(rows, options)
+    result.report = _report(cfg, model, groups, family, options, result, rows)
+    return result
+
+
+def _that_match(
+    patterns: tuple[str, ...], model: nn.Module
+) -> tuple[str, ...]:
+    """Group names may be protected that name no single weight."""
+    weights = prunable_weights(model)
+    return tuple(
+        p for p in patterns if len(prunable_weights(model, [p])) < len(weights)
+    )
+
+
+def _plan(
+    model: nn.Module,
+    groups: list[PruneGroup],
+    family: Family,
+    costs: CostTable,
+    options: Options,
+) -> PruningPlan:
+    pruner = StructuredPruner(
+        options.sparsity,
+        importance=options.criterion(),
+        target=options.target,
+        scope=options.scope,
+        round_to=options.round_to,
+        min_keep=options.min_keep,
+    )
+    needs_data = bool(pruner.importance.needs)
+    plan = pruner(
+        model,
+        groups,
+        batches=family.batches() if needs_data else (),
+        loss_fn=family.loss,
+        costs=costs,
+    )
+    plan.provenance.update(
+        mmprune=__version__,
+        protect=list(options.protect),
+        calibration=family.source if needs_data else None,
+    )
+    return plan
+
+
+def _check(model: nn.Module, plan: PruningPlan, family: Family) -> float:
+    difference = masked_difference(model, plan, family.forward)
+    if difference > TOLERANCE:
+        raise ValueError(
+            'the pruned model would compute something else than the masked '
+            f'one (outputs differ by {difference:.1e} of their scale); '
+            'nothing was written, please report this with the config'
+        )
+    return difference
+
+
+def _row(model: nn.Module, family: Family, options: Options) -> dict:
+    latency = None
+    if options.latency_runs:
+        latency = measure_latency(
+            lambda: family.single_frame(model),
+            runs=options.latency_runs,
+            warmup=1,
+        )
+    return dict(
+        params=count_params(model),
+        nonzero=count_nonzero(model),
+        macs=count_macs(model, family.single_frame)[''],
+        checkpoint_mb=weights_mb(model),
+        latency_ms=latency,
+    )
+
+
+def _check_target(rows: dict[str, dict], options: Options) -> None:
+    if options.target == 'units':
+        return
+    left = rows['structured'][options.target] / rows['dense'][options.target]
+    if abs(1 - left - options.sparsity) > 0.01:
+        raise ValueError(
+            f'asked to remove {options.sparsity:.1%} of the '
+            f'{options.target}, {1 - left:.1%} would go; nothing was written'
+        )
+
+
+def _report(
+    cfg: Config,
+    model: nn.Module,
+    groups: list[PruneGroup],
+    family: Family,
+    options: Options,
+    result: Result,
+    rows: dict[str, dict],
+) -> dict:
+    report = dict(
+        title=f'{Path(cfg.filename).stem}: {options.sparsity:.0%} of '
+        f'{options.target} removed',
+        config=str(cfg.filename),
+        options={**vars(options)},
+        models=rows,
+        notes=(
+            f'One forward of one sample from {family.source}; checkpoint: '
+            f'weights only; latency: median of {options.latency_runs} on '
+            f'{options.device}, {torch.get_num_threads()} threads, PyTorch '
+            f'{torch.__version__}.'
+        ),
+        versions=dict(mmprune=__version__, torch=torch.__version__),
+    )
+    shapes = {n: tuple(t.shape) for n, t in named_tensors(model).items()}
+    if 'structured' in result.plans:
+        report['groups'] = group_rows(result.plans['structured'], groups)
+        report['kinds'] = kind_rows(report['groups'])
+        report['uncovered'] = uncovered_rows(
+            model, groups, family.dense_reason
+        )
+        report['modules'] = module_rows(shapes, result.models['structured'])
+    if 'unstructured' in result.models:
+        report['weights'] = module_rows(shapes, result.models['unstructured'])
+    return report
+
+
+def write(
+    result: Result, cfg: Config, meta: dict, folder: Path
+) -> dict[str, Path]:
+    """Writes all files of a run; they appear together or not at all.
+
+    Args:
+        result: What :func:`prune` returned.
+        cfg: Config of the dense model.
+        meta: Meta of the dense checkpoint; plain entries are carried on.
+        folder: Where to write.
+
+    Returns:
+        What it is -> path.
+    """
+    family = cfg.get('family', Path(cfg.filename).stem)
+    names = dict(
+        unstructured=f'{family}_pruned.pth',
+        structured=f'{family}_structured_pruned.pth',
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix='.writing-', dir=folder))
+    try:
+        for kind, model in result.models.items():
+            plan = result.plans[kind]
+            checkpoint = dict(
+                meta=_meta(meta, cfg, plan), state_dict=_weights(model)
+            )
+            torch.save(checkpoint, beside / names[kind])
+        if 'structured' in result.plans:
+            result.plans['structured'].save(beside / 'plan.json')
+            stem = Path(names['structured']).stem
+            (beside / f'{stem}.py').write_text(
+                pruned_config(cfg, names['structured'])
+            )
+        save_json(result.report, beside / 'report.json')
+        (beside / 'report.md').write_text(markdown(result.report))
+        written = {}
+        # The report marks a finished run, so it comes last.
+        for path in sorted(beside.iterdir(), key=lambda p: 'report' in p.name):
+            os.replace(path, folder / path.name)
+            written[path.name] = folder / path.name
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return written
+
+
+def _meta(meta: dict, cfg: Config, plan: PruningPlan) -> dict:
+    plain = {
+        k: v
+        for k, v in meta.items()
+        if isinstance(v, str | int | float | bool) or k == 'dataset_meta'
+    }
+    return {
+        **plain,
+        'cfg': cfg.pretty_text,
+        'mmprune_version': __version__,
+        'pruning_plan': plan.to_dict(),
+    }
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def pruned_config(cfg: Config, checkpoint: str) -> str:
+    """Returns the text of a config that a stock Runner builds from.
+
+    It stands alone; plan and weights are looked for beside it, so the folder
+    can be moved.
+
+    Args:
+        cfg: Config of the dense model.
+        checkpoint: File name of the pruned checkpoint.
+    """
+    cfg = copy.deepcopy(cfg)
+    beside = '{{ fileDirname }}/' + checkpoint
+    data_preprocessor = cfg.get('data_preprocessor')
+    cfg.model = dict(
+        type='mmprune.PrunedModel', model=cfg.model.to_dict(), plan=beside
+    )
+    if data_preprocessor is not None:
+        cfg.model['data_preprocessor'] = data_preprocessor
+    cfg.load_from = beside
+    cfg.custom_hooks = [
+        *cfg.get('custom_hooks', []),
+        dict(type='mmprune.PlanHook'),
+    ]
+    imports = dict(cfg.get('custom_imports') or dict(imports=[]))
+    imports['imports'] = sorted({'mmprune', *imports['imports']})
+    cfg.custom_imports = imports
+    cfg.pop('pruning', None)
+    return cfg.pretty_text

@@ -1,0 +1,134 @@
+"""Scores become kept units: exact counts, ties, chunks, budgets."""
+
+import pytest
+import torch
+
+from mmprune.allocation import (
+    allocate,
+    lowest,
+    meet_budget,
+    merge_orders,
+    removal_order,
+    round_half_up,
+)
+
+SCORES = {
+    'a': torch.tensor([5.0, 1.0, 4.0, 3.0]),
+    'b': torch.tensor([2.0, 6.0]),
+}
+
+
+def test_halves_round_upwards():
+    assert [round_half_up(x) for x in (0.5, 1.5, 2.5, 2.4)] == [1, 2, 3, 2]
+
+
+def test_global_scope_drops_the_lowest_of_all():
+    keep = allocate(SCORES, 0.5)
+    assert keep == {'a': [0, 2], 'b': [1]}
+
+
+def test_layer_scope_drops_the_same_fraction_of_each():
+    keep = allocate(SCORES, 0.5, scope='layer')
+    assert keep == {'a': [0, 2], 'b': [1]}
+    keep = allocate(SCORES, 0.25, scope='layer')
+    assert keep == {'a': [0, 2, 3], 'b': [1]}  # 0.5 of 2 rounds upwards
+
+
+@pytest.mark.parametrize('sparsity', [0.0, 0.1, 0.3, 0.5, 0.77, 0.95])
+def test_exactly_the_asked_number_goes(sparsity):
+    scores = {f'g{i}': torch.rand(37 + i) for i in range(7)}
+    keep = allocate(scores, sparsity)
+    total = sum(map(len, scores.values()))
+    kept = sum(map(len, keep.values()))
+    assert total - kept == round_half_up(sparsity * total)
+
+
+def test_the_best_unit_of_a_group_is_exempt():
+    scores = {'low': torch.tensor([0.1, 0.2, 0.3]), 'high': torch.ones(3)}
+    assert allocate(scores, 0.5)['low'] == [2]
+    assert allocate(scores, 1 / 3, min_keep=2)['low'] == [1, 2]
+
+
+def test_equal_scores_shrink_groups_alike():
+    scores = {'a': torch.ones(4), 'b': torch.ones(8)}
+    assert {k: len(v) for k, v in allocate(scores, 0.5).items()} == {
+        'a': 2,
+        'b': 4,
+    }
+
+
+def test_kept_units_are_multiples_of_round_to():
+    scores = {'a': torch.rand(20), 'b': torch.rand(32)}
+    for sparsity in (0.1, 0.4, 0.7):
+        keep = allocate(scores, sparsity, round_to=8)
+        for name, units in keep.items():
+            full = len(scores[name])
+            assert len(units) == full or len(units) % 8 == 0
+        gone = 52 - sum(map(len, keep.values()))
+        assert abs(gone - sparsity * 52) <= 4
+
+
+def test_impossible_sparsity_is_refused():
+    with pytest.raises(ValueError, match=r'in \[0, 1\), found 1'):
+        allocate(SCORES, 1.0)
+    with pytest.raises(ValueError, match='let only 4 go'):
+        allocate(SCORES, 0.9)
+    with pytest.raises(ValueError, match='min_keep=3'):
+        allocate({'a': torch.rand(4)}, 0.5, min_keep=3)
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match="found 'everywhere'"):
+        allocate(SCORES, 0.5, scope='everywhere')
+    with pytest.raises(ValueError, match='at least 1'):
+        allocate(SCORES, 0.5, round_to=0)
+    with pytest.raises(ValueError, match='not finite'):
+        allocate({'a': torch.tensor([1.0, float('nan')])}, 0.5)
+
+
+def test_any_beginning_of_the_order_keeps_low_scores_out():
+    order = removal_order(SCORES)
+    assert [c.units for c in order] == [(1,), (0,), (3,), (2,)]
+    assert [c.group for c in order] == ['a', 'b', 'a', 'a']
+
+
+def test_merged_orders_shrink_alike():
+    one = {'a': torch.arange(4.0)}
+    two = {'b': torch.arange(8.0)}
+    order = merge_orders([(s, removal_order(s)) for s in (one, two)])
+    first = [c.group for c in order[:6]]
+    assert first.count('a') == 2
+    assert first.count('b') == 4
+
+
+def cost(keep):
+    """Unit 0 of `a` costs 10, every other unit 1."""
+    return sum(10 if (g, i) == ('a', 0) else 1 for g in keep for i in keep[g])
+
+
+def test_budget_is_met_with_finer_units_where_a_big_one_overshoots():
+    scores = {'a': torch.tensor([2.0, 9.0]), 'b': torch.arange(3.0, 13.0)}
+    order = removal_order(scores)
+    keep = meet_budget(scores, order, cost, budget=18, tolerance=0.1)
+    assert cost(keep) == 18  # of 21
+    assert 0 in keep['a']  # removing it would leave 11
+
+
+def test_budget_out_of_reach_says_what_remains():
+    order = removal_order(SCORES)
+    with pytest.raises(ValueError, match=r'asked to remove 99\.0%'):
+        meet_budget(SCORES, order, cost, budget=0.15, tolerance=0.01)
+
+
+def test_budget_between_two_chunks_says_the_nearest():
+    scores = {'b': torch.arange(8.0)}
+    order = removal_order(scores, round_to=4)
+    with pytest.raises(ValueError, match='lower round_to'):
+        meet_budget(scores, order, cost, budget=6, tolerance=0.5)
+
+
+def test_lowest_takes_exactly_k_with_ties():
+    values = torch.tensor([1.0, 0.0, 0.0, 2.0, 0.0])
+    assert lowest(values, 2).tolist() == [False, True, True, False, False]
+    assert lowest(values, 0).sum() == 0
+    assert lowest(values, 5).all()

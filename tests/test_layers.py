@@ -1,0 +1,203 @@
+"""The import layers that docs/architecture.md promises."""
+
+import ast
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOC = (ROOT / 'docs' / 'architecture.md').read_text()
+OWN = 'own package'
+
+
+class Rules(NamedTuple):
+    """The two tables of the document."""
+
+    layers: dict[str, str]  # pattern of modules -> layer
+    allowed: dict[str, set[str]]  # layer -> layers it may import
+    libraries: dict[str, set[str]]  # library -> modules or layers
+
+    def pattern(self, module: str) -> str:
+        """Returns the row entry that a module such as `ops/nms` is under."""
+        for pattern in self.layers:
+            if fnmatch(module, pattern) or pattern == f'{module}/*':
+                return pattern
+        raise KeyError(f'{module} is in no row of docs/architecture.md')
+
+
+def rows(text: str, head: str) -> Iterator[list[str]]:
+    """Yields the cells of the table whose head line starts with `head`."""
+    table = text.split(f'\n| {head} |', 1)[1].split('\n\n', 1)[0]
+    for line in table.splitlines()[2:]:
+        yield [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def entries(cell: str) -> list[str]:
+    """Returns the comma-separated entries of a cell, without backticks."""
+    return [entry.strip(' `') for entry in cell.split(',')]
+
+
+def read_rules(text: str) -> Rules:
+    """Returns the rules that a document states."""
+    layers, allowed, libraries = {}, {}, {}
+    for layer, modules, imports in rows(text, 'layer'):
+        layers.update(dict.fromkeys(entries(modules), layer))
+        allowed[layer] = set(entries(imports))
+    for names, places in rows(text, 'library'):
+        for name in entries(names):
+            libraries[name] = set(entries(places))
+    return Rules(layers, allowed, libraries)
+
+
+def modules_of(package: Path) -> dict[str, Path]:
+    """Returns `ops/nms` -> file; a package goes by its own name."""
+    files = {}
+    for path in sorted(package.rglob('*.py')):
+        name = path.relative_to(package).with_suffix('').as_posix()
+        files[name.removesuffix('/__init__')] = path
+    return files
+
+
+def imports_of(path: Path, package: Path) -> Iterator[str]:
+    """Yields `library` or `mmprune/module` for all imports of a file."""
+    folder = ['mmprune', *path.relative_to(package).parent.parts]
+    known = modules_of(package)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = folder[: len(folder) - node.level + 1]
+            parts = (start if node.level else []) + [node.module or '']
+            stem = '.'.join(part for part in parts if part)
+            targets = [f'{stem}.{alias.name}' for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            yield resolve(target, known)
+
+
+def resolve(target: str, known: dict[str, Path]) -> str:
+    """Returns the module that a dotted name lies in."""
+    top, *rest = target.split('.')
+    if top != 'mmprune':
+        return top
+    while rest and '/'.join(rest) not in known:
+        rest.pop()
+    return '/'.join(['mmprune', *(rest or ['__init__'])])
+
+
+def breaches(package: Path, rules: Rules) -> list[str]:
+    """Returns the imports of a package that its rules do not allow."""
+    found = []
+    for module, path in modules_of(package).items():
+        pattern = rules.pattern(module)
+        layer = rules.layers[pattern]
+        for target in imports_of(path, package):
+            library = rules.libraries.get(target)
+            if library is not None and not library & {module, layer}:
+                found.append(f'{module} imports {target}')
+            if not target.startswith('mmprune/'):
+                continue
+            target = target.removeprefix('mmprune/')
+            other = rules.pattern(target)
+            same = other == pattern and (
+                OWN in rules.allowed[layer] or path.name == '__init__.py'
+            )
+            if not same and rules.layers[other] not in rules.allowed[layer]:
+                found.append(f'{module} imports {target}')
+    return found
+
+
+RULES = read_rules(DOC)
+TREE = """
+    __init__ compat ops/__init__ groups registry plan cost masks surgery
+    adapters/__init__ adapters/vit adapters/ffn adapters/traced
+    models/__init__ models/pruned models/loading hooks/plan_hook
+"""
+
+
+def test_the_package_keeps_its_layers():
+    assert breaches(ROOT / 'mmprune', RULES) == []
+
+
+def test_each_row_entry_exists():
+    known = modules_of(ROOT / 'mmprune')
+    missing = [
+        entry
+        for entry in RULES.layers
+        if entry.removesuffix('/*') not in known
+    ]
+    assert missing == []
+
+
+def test_the_layers_form_no_circle():
+    order = list(RULES.allowed)
+    for layer, allowed in RULES.allowed.items():
+        below = order[: order.index(layer) + (layer == 'beside')]
+        assert allowed - {OWN} <= set(below)
+
+
+def test_the_document_names_only_paths_that_exist():
+    cells = [row[0] for row in rows(DOC, 'path')]
+    paths = re.findall('`([^`]+)`', ' '.join(cells))
+    assert len(paths) > 15
+    for path in paths:
+        assert (ROOT / path).exists() or (ROOT / 'mmprune' / path).exists()
+
+
+@pytest.mark.parametrize(
+    ('module', 'line', 'found'),
+    [
+        ('plan', 'from .surgery import apply_plan', 'surgery'),
+        ('plan', 'from .cost import macs', 'cost'),
+        ('masks', 'from . import surgery', 'surgery'),
+        ('groups', 'def late():\n    import mmengine.runner', 'mmengine'),
+        ('groups', 'import mmprune.plan', 'plan'),
+        ('adapters/vit', 'from ..masks import mask_plan', 'masks'),
+        ('adapters/vit', 'from .ffn import ffn_groups', 'adapters/ffn'),
+        ('adapters/vit', 'from timm.models import x', 'timm'),
+        ('adapters/vit', 'import torch_pruning', 'torch_pruning'),
+        ('hooks/plan_hook', 'from ..models.pruned import x', 'models/pruned'),
+        ('compat', 'from mmprune.groups import Slice', 'groups'),
+        ('models/pruned', 'from projects.VAD import vad', 'projects'),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path, module, line, found):
+    make_package(tmp_path, module, line)
+    assert breaches(tmp_path, RULES) == [f'{module} imports {found}']
+
+
+@pytest.mark.parametrize(
+    ('module', 'line'),
+    [
+        ('surgery', 'from .plan import PruningPlan'),
+        ('adapters/traced', 'import torch_pruning'),
+        ('adapters/__init__', 'from .ffn import ffn_groups'),
+        ('models/pruned', 'from .loading import build_model'),
+        ('models/loading', 'from mmengine.config import Config'),
+        ('plan', 'from .compat import load_checkpoint_file'),
+        ('compat', 'from mmprune import ops'),
+    ],
+)
+def test_an_allowed_import_is_not_found(tmp_path, module, line):
+    make_package(tmp_path, module, line)
+    assert breaches(tmp_path, RULES) == []
+
+
+def test_a_module_without_a_row_is_refused(tmp_path):
+    make_package(tmp_path, 'stray', '')
+    with pytest.raises(KeyError, match='stray is in no row'):
+        breaches(tmp_path, RULES)
+
+
+def make_package(folder: Path, module: str, line: str) -> None:
+    """Writes a package of empty modules and one with an import."""
+    for name in TREE.split():
+        path = folder / f'{name}.py'
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (folder / f'{module}.py').write_text(line + '\n')
