@@ -1,0 +1,86 @@
+"""Small parts of the head: positions, branches, what is passed on."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class LearnedPositionalEncoding(nn.Module):
+    """One learned vector per row and per column of the BEV.
+
+    Args:
+        channels: Width of each.
+        height: Rows of the BEV.
+        width: Columns of the BEV.
+    """
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self.row_embed = nn.Embedding(height, channels)
+        self.col_embed = nn.Embedding(width, channels)
+
+    def forward(self) -> Tensor:
+        """Returns ``[HW, C]``, the column's vector before the row's."""
+        rows, columns = self.row_embed.weight, self.col_embed.weight
+        shape = (len(rows), len(columns), -1)
+        return torch.cat(
+            (
+                columns.unsqueeze(0).expand(shape),
+                rows.unsqueeze(1).expand(shape),
+            ),
+            dim=-1,
+        ).flatten(0, 1)
+
+
+class Agents(NamedTuple):
+    """Agent queries after the last layer and where they are.
+
+    Attributes:
+        query: ``[B, agents, C]``.
+        position: ``[B, agents, 2]``, fractions of the region, no gradient.
+    """
+
+    query: Tensor
+    position: Tensor
+
+
+class Lanes(NamedTuple):
+    """Map vectors after the last layer.
+
+    Attributes:
+        feature: ``[B, lanes, C]``.
+        position: ``[B, lanes, 2]``, fractions of the region, no gradient.
+        found: ``[B, lanes]``, whether the best class is probable enough.
+    """
+
+    feature: Tensor
+    position: Tensor
+    found: Tensor
+
+
+def make_branch(
+    in_channels: int, out_channels: int, norm: bool
+) -> nn.Sequential:
+    """Returns a network of three linear layers, of one width but the last.
+
+    Args:
+        in_channels: Width of the input and inside.
+        out_channels: Width of the output.
+        norm: Whether a LayerNorm follows the first two.
+    """
+    layers = []
+    for _ in range(2):
+        layers.append(nn.Linear(in_channels, in_channels))
+        layers += [nn.LayerNorm(in_channels)] if norm else []
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, nn.Linear(in_channels, out_channels))
+
+
+def make_branches(
+    num: int, in_channels: int, out_channels: int, norm: bool
+) -> nn.ModuleList:
+    """Returns ``num`` branches (see ``make_branch``), one per layer."""
+    return nn.ModuleList(
+        make_branch(in_channels, out_channels, norm) for _ in range(num)
+    )

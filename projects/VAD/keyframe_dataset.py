@@ -1,0 +1,361 @@
+"""nuScenes keyframes with six cameras, read from mmdet3d 1.x info files."""
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmdet3d.registry import DATASETS, TRANSFORMS
+from mmdet3d.structures import LiDARInstance3DBoxes, get_box_type
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+
+from projects.VAD.info_file import load_info_file
+
+CLASSES = (
+    'car',
+    'truck',
+    'construction_vehicle',
+    'bus',
+    'trailer',
+    'barrier',
+    'motorcycle',
+    'bicycle',
+    'pedestrian',
+    'traffic_cone',
+)
+MAP_CLASSES = ('divider', 'ped_crossing', 'boundary')
+CAMERAS = (
+    'CAM_FRONT',
+    'CAM_FRONT_RIGHT',
+    'CAM_FRONT_LEFT',
+    'CAM_BACK',
+    'CAM_BACK_LEFT',
+    'CAM_BACK_RIGHT',
+)
+CAMERA_PREFIX = {name: f'samples/{name}' for name in CAMERAS}
+
+
+@DATASETS.register_module()
+class NuScenesKeyframeDataset(BaseDataset):
+    """Six-camera keyframes of any info file in the mmdet3d 1.x layout.
+
+    Cameras come in VAD's order and labels in VAD's class order, whatever
+    the file's own orders are (classes are matched by name). Pictures are
+    looked for next to the info file and under ``data_root``, each time with
+    and without the camera's prefix.
+
+    ``results`` handed to the pipeline: ``images`` (camera name ->
+    ``img_path``, ``cam2img``, ``lidar2cam``), ``img_path``, ``lidar2img``
+    ``[6, 4, 4]``, ``can_bus`` ``[18]``, ``scene_token``, ``token``,
+    ``sample_idx``, ``timestamp``, ``lidar_path`` and ``num_pts_feats`` where
+    the scan is there, ``gt_bboxes_3d`` (LiDARInstance3DBoxes
+    with velocity, bottom centre, metres) and ``gt_labels_3d`` of the boxes
+    that count in evaluation; ``all_gt_bboxes_3d`` and ``all_gt_labels_3d``
+    of all boxes with a known class. An info may also hold ``gt_map`` and
+    ``gt_ego`` (dicts of arrays), and its instances ``attr_labels`` ``[34]``;
+    these are passed on.
+
+    Args:
+        ann_file: The info file, absolute or below ``data_root``.
+        data_root: Folder of the pictures.
+        data_prefix: Camera name -> folder below ``data_root``.
+        pipeline: Transforms of the mmdet3d registry, or callables.
+        use_valid_flag: Whether boxes count by ``bbox_3d_isvalid`` (any
+            LiDAR or radar point, VAD's training) instead of by
+            ``num_lidar_pts > 0`` (VAD's evaluation).
+        **kwargs: Further arguments of mmengine's ``BaseDataset``.
+
+    Raises:
+        FileNotFoundError: The info file or a picture is not there.
+        ValueError: The file has another layout, lacks a camera or a
+            calibration, or names an unknown class.
+    """
+
+    METAINFO = dict(classes=CLASSES, map_classes=MAP_CLASSES, cameras=CAMERAS)
+
+    def __init__(
+        self,
+        ann_file: str,
+        data_root: str = '',
+        data_prefix: dict = CAMERA_PREFIX,
+        pipeline: Sequence[dict | Callable] = (),
+        use_valid_flag: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.use_valid_flag = use_valid_flag
+        self.box_type_3d, self.box_mode_3d = get_box_type('LiDAR')
+        steps = [
+            TRANSFORMS.build(step) if isinstance(step, dict) else step
+            for step in pipeline
+        ]
+        super().__init__(
+            ann_file=ann_file,
+            data_root=data_root,
+            data_prefix=data_prefix,
+            pipeline=steps,
+            **kwargs,
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """Reads the info file; every error of its content shows here."""
+        content = load_info_file(self.ann_file)
+        labels = _map_labels(self.ann_file, content['metainfo'])
+        keyframes = []
+        for index, info in enumerate(content['data_list']):
+            where = f'keyframe {index} of {self.ann_file}'
+            keyframe = self._read_sensors(info, where)
+            keyframe.update(_read_objects(info, labels, where))
+            token = info.get('token', f'{self.ann_file}:{index}')
+            # Without a scene the frames must not share temporal memory.
+            keyframe['scene_token'] = info.get('scene_token', token)
+            keyframe['token'] = token
+            for key in ('timestamp', 'gt_map', 'gt_ego'):
+                if key in info:
+                    keyframe[key] = info[key]
+            keyframes.append(keyframe)
+        return keyframes
+
+    def get_data_info(self, idx: int) -> dict:
+        """Returns what the pipeline gets for one keyframe."""
+        results = super().get_data_info(idx)
+        boxes = LiDARInstance3DBoxes(
+            results.pop('boxes'), box_dim=9, origin=(0.5, 0.5, 0.5)
+        )
+        labels = results.pop('labels')
+        valid, seen = results.pop('valid'), results.pop('seen')
+        keep = valid if self.use_valid_flag else seen
+        results.update(
+            box_type_3d=self.box_type_3d,
+            box_mode_3d=self.box_mode_3d,
+            all_gt_bboxes_3d=boxes,
+            all_gt_labels_3d=labels,
+            gt_bboxes_3d=boxes[np.flatnonzero(keep)],
+            gt_labels_3d=labels[keep],
+        )
+        if 'attr_labels' in results:
+            results['all_attr_labels'] = results['attr_labels']
+            results['attr_labels'] = results['attr_labels'][keep]
+        return results
+
+    def _read_sensors(self, info: dict, where: str) -> dict:
+        """Pictures, calibration and pose of one keyframe."""
+        cameras = info.get('images') or {}
+        missing = [name for name in CAMERAS if name not in cameras]
+        if missing:
+            raise ValueError(
+                f'{where} has no {", ".join(missing)} among its cameras '
+                f'({", ".join(cameras) or "none at all"}); VAD needs all '
+                f'{len(CAMERAS)}.'
+            )
+        images = {
+            name: self._read_camera(name, cameras[name], where)
+            for name in CAMERAS
+        }
+        views = list(images.values())
+        sensors = dict(
+            images=images,
+            img_path=[view['img_path'] for view in views],
+            lidar2img=[v['cam2img'] @ v['lidar2cam'] for v in views],
+            can_bus=complete_can_bus(
+                info.get('can_bus'), info.get('ego2global')
+            ),
+        )
+        if 'ego2global' in info:
+            sensors['ego2global'] = _as_4x4(info['ego2global'])
+        lidar = info.get('lidar_points', {})
+        if 'lidar2ego' in lidar:
+            sensors['lidar2ego'] = _as_4x4(lidar['lidar2ego'])
+        scan = self._find('LIDAR_TOP', lidar.get('lidar_path', ''))
+        if scan is not None:
+            sensors['lidar_path'] = scan
+            sensors['num_pts_feats'] = lidar.get('num_pts_feats', 5)
+        return sensors
+
+    def _read_camera(self, name: str, camera: dict, where: str) -> dict:
+        absent = {'img_path', 'cam2img', 'lidar2cam'} - set(camera)
+        if absent:
+            raise ValueError(
+                f'{where}: camera {name} lacks {", ".join(sorted(absent))}; '
+                'make the info file again with the nuScenes converter of '
+                'mmdet3d.'
+            )
+        return dict(
+            img_path=self._find_image(name, camera['img_path'], where),
+            cam2img=_as_4x4(camera['cam2img']),
+            lidar2cam=_as_4x4(camera['lidar2cam']),
+        )
+
+    def _find_image(self, camera: str, name: str, where: str) -> str:
+        path = self._find(camera, name)
+        if path is None:
+            raise FileNotFoundError(
+                f'{where}: picture {name} of {camera} is neither next to the '
+                f'info file nor below {self.data_prefix.get(camera, ".")}; '
+                'put it there or set data_root.'
+            )
+        return path
+
+    def _find(self, sensor: str, name: str) -> str | None:
+        """Path of a sensor's file, or None where there is no such file."""
+        beside = os.path.dirname(self.ann_file)
+        folders = (
+            beside,
+            self.data_prefix.get(sensor, ''),
+            os.path.join(beside, 'samples', sensor),
+            self.data_root or '',
+        )
+        paths = (os.path.join(folder, name) for folder in folders)
+        return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def complete_can_bus(
+    can_bus: Sequence[float] | None, ego2global: Sequence | None
+) -> np.ndarray:
+    """Returns the 18 CAN-bus numbers with the pose written into them.
+
+    Entries 0:3 are the position in metres, 16 and 17 the heading in [0, 2
+    pi) and [0, 360). Entries 3:7 all hold the real part of the rotation's
+    quaternion: the released weights were trained that way. What no source
+    gives is zero.
+
+    Args:
+        can_bus: ``[18]`` as the info file has it, if it does.
+        ego2global: ``[4, 4]`` pose of the vehicle, if known.
+
+    Raises:
+        ValueError: If ``can_bus`` does not hold 18 numbers.
+    """
+    out = np.zeros(18) if can_bus is None else np.array(can_bus, dtype=float)
+    if out.shape != (18,):
+        raise ValueError(
+            f'can_bus must hold 18 numbers, found shape {out.shape}; leave '
+            'it out of the info file if it is not known.'
+        )
+    if ego2global is None:
+        return out
+    pose = _as_4x4(ego2global)
+    heading = math.degrees(math.atan2(pose[1, 0], pose[0, 0])) % 360
+    out[0:3] = pose[:3, 3]
+    out[3:7] = math.sqrt(max(0.0, 1 + np.trace(pose[:3, :3]))) / 2
+    out[16] = math.radians(heading)
+    out[17] = heading
+    return out
+
+
+def set_info_file(cfg: Config, path: str | Path) -> None:
+    """Points every dataset of a config at one info file, in place.
+
+    Args:
+        cfg: A config with one or several ``*_dataloader``.
+        path: The info file; pictures next to it are found first.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The config has no dataset.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'info file {path} does not exist; pass the path of an mmdet3d '
+            'info file (*.pkl).'
+        )
+    datasets = [
+        dataset
+        for key, loader in cfg.items()
+        if key.endswith('_dataloader') and loader
+        for dataset in _leaf_datasets(loader.get('dataset'))
+    ]
+    if not datasets:
+        raise ValueError(
+            f'cannot point the config at {path}: it has no dataloader with '
+            'a dataset; use a config that defines test_dataloader.'
+        )
+    for dataset in datasets:
+        dataset['ann_file'] = str(path.resolve())
+
+
+def _leaf_datasets(dataset: Any) -> Iterator[dict]:
+    """The innermost datasets of wrappers such as ConcatDataset."""
+    if not isinstance(dataset, dict):
+        return
+    inner = list(dataset.get('datasets', []))
+    if isinstance(dataset.get('dataset'), dict):
+        inner.append(dataset['dataset'])
+    if not inner:
+        yield dataset
+    for child in inner:
+        yield from _leaf_datasets(child)
+
+
+def _map_labels(path: str, metainfo: dict) -> dict[int, int]:
+    """Maps the file's label numbers to VAD's; -1 stays -1."""
+    categories = metainfo.get('categories')
+    if categories is None and 'classes' in metainfo:
+        categories = {name: i for i, name in enumerate(metainfo['classes'])}
+    if not categories:
+        raise ValueError(
+            f"info file {path} does not name its classes; its 'metainfo' "
+            "needs 'categories' (name -> label) or 'classes' (names)."
+        )
+    unknown = sorted(set(categories) - set(CLASSES))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0].lower(), CLASSES, 1)
+        hint = f' (did you mean {close[0]}?)' if close else ''
+        raise ValueError(
+            f'info file {path} has the unknown class '
+            f'{", ".join(unknown)}{hint}; VAD knows {", ".join(CLASSES)}.'
+        )
+    mapping = {
+        label: CLASSES.index(name) for name, label in categories.items()
+    }
+    return {-1: -1, **mapping}
+
+
+def _read_objects(info: dict, labels: dict[int, int], where: str) -> dict:
+    """Boxes with a known class: geometry, labels and what counts.
+
+    Returns:
+        ``boxes`` ``[n, 9]`` with the gravity centre, ``labels``, ``seen``
+        (has LiDAR points) and ``valid`` ``[n]``; ``attr_labels`` ``[n, 34]``
+        if every instance has them.
+    """
+    objects = []
+    for instance in info.get('instances', []):
+        label = int(instance['bbox_label_3d'])
+        if label not in labels:
+            raise ValueError(
+                f'{where}: a box has label {label}, and the file names '
+                f'classes for {sorted(labels)} only; make the file again.'
+            )
+        if labels[label] >= 0:
+            objects.append((instance, labels[label]))
+    boxes = [
+        [*instance['bbox_3d'], *instance.get('velocity', (0.0, 0.0))]
+        for instance, _ in objects
+    ]
+    points = [instance.get('num_lidar_pts', 1) for instance, _ in objects]
+    valid = [instance.get('bbox_3d_isvalid', True) for instance, _ in objects]
+    out = dict(
+        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 9),
+        labels=np.array([label for _, label in objects], dtype=np.int64),
+        seen=np.array(points, dtype=np.int64) > 0,
+        valid=np.array(valid, dtype=bool),
+    )
+    out['boxes'][:, 7:] = np.nan_to_num(out['boxes'][:, 7:])
+    if objects and all('attr_labels' in item for item, _ in objects):
+        out['attr_labels'] = np.array(
+            [item['attr_labels'] for item, _ in objects], dtype=np.float32
+        )
+    return out
+
+
+def _as_4x4(matrix: Sequence) -> np.ndarray:
+    """A 3x3 or 4x4 matrix as a homogeneous 4x4 one."""
+    matrix = np.asarray(matrix, dtype=np.float64)
+    out = np.eye(4)
+    out[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return out

@@ -1,0 +1,154 @@
+"""What pruning needs to know about VAD: groups, an example, a loss."""
+
+import copy
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet3d.registry import DATASETS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor, nn
+
+from mmprune.groups import PruneGroup
+from mmprune.registry import TASK_UTILS
+
+from .groups import DENSE_REASONS, vad_groups
+from .keyframe_dataset import set_info_file
+from .synthetic_keyframe import write_keyframe
+
+
+@TASK_UTILS.register_module()
+class VADPruning:
+    """Groups, examples and calibration of VAD.
+
+    The examples come through the config's own test pipeline: from
+    ``ann_file``, or without one from a keyframe that is drawn on the spot.
+
+    Args:
+        cfg: The config of the model.
+        ann_file: Info file of keyframes in mmdet3d's format.
+        num_batches: Keyframes used for calibration.
+    """
+
+    def __init__(
+        self, cfg: Config, ann_file: str | None = None, num_batches: int = 8
+    ) -> None:
+        self.source = ann_file or 'a drawn keyframe'
+        with tempfile.TemporaryDirectory() as folder:
+            if ann_file is None:
+                ann_file = write_keyframe(folder)
+            cfg = copy.deepcopy(cfg)
+            set_info_file(cfg, str(ann_file))
+            dataset = DATASETS.build(cfg.test_dataloader.dataset)
+            self.samples = [
+                dataset[i] for i in range(min(len(dataset), num_batches))
+            ]
+
+    def groups(self, model: nn.Module) -> Iterator[PruneGroup]:
+        """Yields what can be removed."""
+        return vad_groups(model)
+
+    def dense_reason(self, tensor: str) -> str:
+        """Returns why no group covers a tensor."""
+        for pattern, reason in DENSE_REASONS:
+            if re.search(pattern, tensor):
+                return reason
+        return 'no group covers it'
+
+    def batches(self) -> list[dict]:
+        """Returns one batch per keyframe."""
+        return [pseudo_collate([sample]) for sample in self.samples]
+
+    def forward(self, model: nn.Module) -> dict[str, Tensor]:
+        """Returns the raw outputs for two frames of the first sample.
+
+        The second frame reads the BEV of the first, as in a drive. Motion
+        reads all map vectors, the most that it can select: how many are
+        selected depends on the weights, and costs could not be compared.
+        """
+        return self._run(model, frames=2)
+
+    def single_frame(self, model: nn.Module) -> dict[str, Tensor]:
+        """Returns the raw outputs for one frame; what cost is counted on."""
+        return self._run(model, frames=1)
+
+    def _run(self, model: nn.Module, frames: int) -> dict[str, Tensor]:
+        data = model.data_preprocessor(
+            pseudo_collate([copy.copy(self.samples[0])]), False
+        )
+        images, samples = data['inputs']['img'], data['data_samples']
+        if frames > 1:
+            images = torch.stack([images] * frames, 1)
+            samples = [_with_history(samples[0], frames)]
+        with torch.no_grad(), all_lanes(model):
+            return model({'img': images}, samples, mode='tensor')
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Returns the calibration loss of a batch.
+
+        The sum of VAD's losses for which the keyframe has ground truth. In
+        place of what it lacks (map, futures) stands half the mean square of
+        the outputs concerned, so that every unit has a gradient.
+        """
+        data = model.data_preprocessor(batch, False)
+        samples = data['data_samples']
+        lacking = [_complete(sample) for sample in samples]
+        with all_lanes(model):
+            outs = model(data['inputs'], samples, mode='tensor')
+        losses = model.pts_bbox_head.loss(outs, samples)
+        total = sum(v for k, v in losses.items() if 'loss' in k)
+        for name in {n for names in lacking for n in names}:
+            total = total + outs[name].square().mean() / 2
+        return total
+
+
+@contextmanager
+def all_lanes(model: nn.Module) -> Iterator[None]:
+    """Lets motion read every map vector while it lasts."""
+    head = model.pts_bbox_head
+    threshold = head.map_threshold
+    head.map_threshold = -1.0
+    try:
+        yield
+    finally:
+        head.map_threshold = threshold
+
+
+def _with_history(sample: Any, frames: int) -> Any:
+    sample = copy.copy(sample)
+    meta = dict(sample.metainfo)
+    meta.pop('history', None)
+    sample.set_metainfo(dict(history=[meta] * (frames - 1)))
+    return sample
+
+
+def _complete(sample: Any) -> list[str]:
+    """Adds empty ground truth; returns the outputs that have none."""
+    lacking = []
+    objects = sample.gt_instances_3d
+    device = objects.labels_3d.device
+    if 'attr_labels' not in objects:
+        objects.attr_labels = torch.zeros(len(objects), 34, device=device)
+        lacking += ['all_traj_preds', 'all_traj_cls_scores']
+    if 'gt_map' not in sample:
+        empty = torch.zeros(0, device=device)
+        sample.gt_map = InstanceData(
+            labels=empty.long(),
+            bboxes=empty.view(0, 4),
+            pts=empty.view(0, 20, 2),
+            shift_pts=empty.view(0, 19, 20, 2),
+        )
+        lacking += ['map_all_cls_scores', 'map_all_pts_preds']
+    if 'gt_ego' not in sample:
+        sample.gt_ego = BaseDataElement(
+            fut_trajs=torch.zeros(6, 2, device=device),
+            fut_masks=torch.zeros(6, device=device),
+            fut_cmd=torch.zeros(3, device=device),
+        )
+        lacking += ['ego_fut_preds']
+    return lacking

@@ -1,0 +1,462 @@
+"""The head of VAD: BEV, detection, map, motion and planning.
+
+One long class, because the official checkpoints name all these parts as
+attributes of one module.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmdet3d.registry import MODELS, TASK_UTILS
+from mmengine.model import BaseModule, bias_init_with_prob
+from torch import Tensor, nn
+
+from .decoders import AttentionDecoder, LayerOutput
+from .ground_truth import ground_truth
+from .head_layers import (
+    Agents,
+    Lanes,
+    LearnedPositionalEncoding,
+    make_branch,
+    make_branches,
+)
+from .lane_encoder import LaneEncoder
+from .transformer import FrameGeometry
+
+
+@MODELS.register_module()
+class VADHead(BaseModule):
+    """Turns camera features into objects, map, motion and plan.
+
+    Jiang et al., VAD: Vectorized Scene Representation for Efficient
+    Autonomous Driving, ICCV 2023. Boxes are in the convention of mmdet3d
+    0.17 here, trajectories are offsets per step of 0.5 s.
+
+    Args:
+        transformer: Config of the :class:`VADPerceptionTransformer`.
+        bbox_coder: Config of the box coder.
+        map_coder: Config of the map coder.
+        loss: Config of the loss module; without it the head cannot train.
+        pc_range: Region x, y, z minima, then maxima, metres.
+        bev_h: Rows of the BEV.
+        bev_w: Columns of the BEV.
+        embed_dims: Width of BEV and queries.
+        feedforward_channels: Hidden width of the motion and ego decoders.
+        num_query: Number of agent queries.
+        num_map_vectors: Number of map polylines.
+        num_map_points: Points per polyline.
+        num_classes: Detection classes.
+        num_map_classes: Map classes.
+        num_modes: Motion modes per agent.
+        num_steps: Future steps of agents and ego.
+        num_commands: Driving commands, one plan each.
+        dropout: Probability in the motion and ego decoders.
+        map_threshold: Least class probability of a lane that motion reads.
+        lane_distance: Largest distance from an agent to a lane that it
+            reads, in fractions of the region.
+        code_weights: Loss weight of each number of the box code.
+        map_code_weights: Loss weight of each number of a map box.
+    """
+
+    def __init__(
+        self,
+        transformer: dict,
+        bbox_coder: dict,
+        map_coder: dict,
+        loss: dict | None = None,
+        *,
+        pc_range: Sequence[float],
+        bev_h: int = 100,
+        bev_w: int = 100,
+        embed_dims: int = 256,
+        feedforward_channels: int = 512,
+        num_query: int = 300,
+        num_map_vectors: int = 100,
+        num_map_points: int = 20,
+        num_classes: int = 10,
+        num_map_classes: int = 3,
+        num_modes: int = 6,
+        num_steps: int = 6,
+        num_commands: int = 3,
+        dropout: float = 0.1,
+        map_threshold: float = 0.5,
+        lane_distance: float = 0.2,
+        code_weights: Sequence[float] = (1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2),
+        map_code_weights: Sequence[float] = (1, 1, 1, 1),
+    ) -> None:
+        super().__init__()
+        self.pc_range = tuple(pc_range)
+        self.bev_shape = (bev_h, bev_w)
+        self.map_shape = (num_map_vectors, num_map_points)
+        self.num_modes = num_modes
+        self.num_steps = num_steps
+        self.num_commands = num_commands
+        self.map_threshold = map_threshold
+        self.lane_distance = lane_distance
+        # Parameters, because the released checkpoints carry them.
+        self.code_weights, self.map_code_weights = (
+            nn.Parameter(torch.tensor(list(map(float, w))), False)
+            for w in (code_weights, map_code_weights)
+        )
+        self.positional_encoding = LearnedPositionalEncoding(
+            embed_dims // 2, bev_h, bev_w
+        )
+        self.transformer = MODELS.build(transformer)
+        self._build_perception(
+            embed_dims, num_query, num_classes, num_map_classes
+        )
+        decoder = dict(
+            embed_dims=embed_dims,
+            feedforward_channels=feedforward_channels,
+            dropout=dropout,
+        )
+        self._build_motion(embed_dims, decoder)
+        self._build_planning(embed_dims, decoder)
+        self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        self.map_coder = TASK_UTILS.build(map_coder)
+        self.loss_module = None if loss is None else MODELS.build(loss)
+
+    def _build_perception(
+        self,
+        embed_dims: int,
+        num_query: int,
+        num_classes: int,
+        num_map_classes: int,
+    ) -> None:
+        code_size = len(self.code_weights)
+        layers = len(self.transformer.decoder.layers)
+        map_layers = len(self.transformer.map_decoder.layers)
+        self.cls_branches = make_branches(
+            layers, embed_dims, num_classes, True
+        )
+        self.reg_branches = make_branches(layers, embed_dims, code_size, False)
+        self.traj_branches = make_branches(
+            1, 2 * embed_dims, 2 * self.num_steps, False
+        )
+        self.traj_cls_branches = make_branches(1, 2 * embed_dims, 1, True)
+        self.map_cls_branches = make_branches(
+            map_layers, embed_dims, num_map_classes, True
+        )
+        self.map_reg_branches = make_branches(map_layers, embed_dims, 2, False)
+        height, width = self.bev_shape
+        vectors, points = self.map_shape
+        self.bev_embedding = nn.Embedding(height * width, embed_dims)
+        # First half positional, second half content.
+        self.query_embedding = nn.Embedding(num_query, 2 * embed_dims)
+        self.map_instance_embedding = nn.Embedding(vectors, 2 * embed_dims)
+        self.map_pts_embedding = nn.Embedding(points, 2 * embed_dims)
+
+    def _build_motion(self, embed_dims: int, decoder: dict) -> None:
+        self.motion_decoder = AttentionDecoder(**decoder)
+        self.motion_mode_query = nn.Embedding(self.num_modes, embed_dims)
+        self.pos_mlp_sa = nn.Linear(2, embed_dims)
+        self.lane_encoder = LaneEncoder(embed_dims, embed_dims // 2)
+        self.motion_map_decoder = AttentionDecoder(**decoder)
+        self.pos_mlp = nn.Linear(2, embed_dims)
+
+    def _build_planning(self, embed_dims: int, decoder: dict) -> None:
+        self.ego_query = nn.Embedding(1, embed_dims)
+        self.ego_agent_decoder = AttentionDecoder(**decoder)
+        self.ego_agent_pos_mlp = nn.Linear(2, embed_dims)
+        self.ego_map_decoder = AttentionDecoder(**decoder)
+        self.ego_map_pos_mlp = nn.Linear(2, embed_dims)
+        self.ego_fut_decoder = make_branch(
+            2 * embed_dims, 2 * self.num_commands * self.num_steps, False
+        )
+        self.agent_fus_mlp = nn.Sequential(
+            nn.Linear(2 * embed_dims * self.num_modes, embed_dims),
+            nn.LayerNorm(embed_dims),
+            nn.ReLU(),
+            nn.Linear(embed_dims, embed_dims),
+        )
+
+    def init_weights(self) -> None:
+        """Start of a training from scratch; classes begin at 1 % each."""
+        self.transformer.init_weights()
+        for branches in (
+            self.cls_branches,
+            self.map_cls_branches,
+            self.traj_cls_branches,
+        ):
+            for branch in branches:
+                nn.init.constant_(branch[-1].bias, bias_init_with_prob(0.01))
+        for module in (
+            self.motion_decoder,
+            self.motion_map_decoder,
+            self.lane_encoder,
+            self.ego_agent_decoder,
+            self.ego_map_decoder,
+        ):
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+        nn.init.orthogonal_(self.motion_mode_query.weight)
+        for embedding in self.positional_encoding.children():
+            nn.init.uniform_(embedding.weight)
+
+    def encode(
+        self,
+        features: Sequence[Tensor],
+        geometry: FrameGeometry,
+        prev_bev: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the BEV features ``[B, HW, C]``.
+
+        Args:
+            features: Per level ``[B, cameras, C, h, w]``.
+            geometry: Of this frame.
+            prev_bev: ``[B, HW, C]`` of the frame before.
+        """
+        return self.transformer.encode(
+            features,
+            self.bev_embedding.weight,
+            self.positional_encoding(),
+            self.bev_shape,
+            geometry,
+            prev_bev,
+        )
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        geometry: FrameGeometry,
+        prev_bev: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Returns the raw outputs; L layers, A agents, V map vectors.
+
+        Returns:
+            ``bev_embed`` ``[HW, B, C]``; ``all_cls_scores`` ``[L, B, A,
+            classes]`` logits; ``all_bbox_preds`` ``[L, B, A, 10]``;
+            ``all_traj_preds`` ``[L, B, A, modes, steps * 2]`` m;
+            ``all_traj_cls_scores`` ``[L, B, A, modes]`` logits;
+            ``map_all_cls_scores`` ``[L, B, V, classes]`` logits;
+            ``map_all_bbox_preds`` ``[L, B, V, 4]`` (cx, cy, w, h) and
+            ``map_all_pts_preds`` ``[L, B, V, points, 2]``, fractions of the
+            region; ``ego_fut_preds`` ``[B, commands, steps, 2]`` m.
+        """
+        bev = self.encode(features, geometry, prev_bev)
+        detected, agents = self._detect(bev)
+        mapped, lanes = self._map(bev)
+        motion = self._motion(agents, lanes)
+        layers = len(self.cls_branches)
+        trajs = self.traj_branches[0](motion)
+        traj_scores = self.traj_cls_branches[0](motion).squeeze(-1)
+        return dict(
+            bev_embed=bev.transpose(0, 1),
+            **detected,
+            all_traj_preds=trajs.expand(layers, *trajs.shape),
+            all_traj_cls_scores=traj_scores.expand(layers, *traj_scores.shape),
+            **mapped,
+            ego_fut_preds=self._plan(agents, lanes, motion),
+        )
+
+    def _detect(self, bev: Tensor) -> tuple[dict[str, Tensor], Agents]:
+        pos, query = (
+            x.expand(len(bev), -1, -1)
+            for x in self.query_embedding.weight.chunk(2, dim=1)
+        )
+        outputs = self.transformer.decoder(
+            query,
+            pos,
+            bev,
+            self.transformer.reference_points(pos).float().sigmoid(),
+            self.bev_shape,
+            self.reg_branches,
+        )
+        scores = [
+            branch(output.query)
+            for branch, output in zip(self.cls_branches, outputs, strict=True)
+        ]
+        position = outputs[-1].logit[..., :2].detach().sigmoid()
+        raw = dict(
+            all_cls_scores=torch.stack(scores),
+            all_bbox_preds=torch.stack([self._box_code(o) for o in outputs]),
+        )
+        return raw, Agents(outputs[-1].query, position)
+
+    def _box_code(self, output: LayerOutput) -> Tensor:
+        """Centre in metres, the rest as the branch gives it."""
+        low, high = output.code.new_tensor(self.pc_range).chunk(2)
+        x, y, z = (output.logit.sigmoid() * (high - low) + low).split(1, -1)
+        code = output.code
+        return torch.cat((x, y, code[..., 2:4], z, code[..., 5:]), dim=-1)
+
+    def _map(self, bev: Tensor) -> tuple[dict[str, Tensor], Lanes]:
+        embedding = (
+            self.map_instance_embedding.weight.unsqueeze(1)
+            + self.map_pts_embedding.weight
+        ).flatten(0, 1)
+        pos, query = (
+            x.expand(len(bev), -1, -1) for x in embedding.chunk(2, dim=1)
+        )
+        outputs = self.transformer.map_decoder(
+            query,
+            pos,
+            bev,
+            self.transformer.map_reference_points(pos).float().sigmoid(),
+            self.bev_shape,
+            self.map_reg_branches,
+        )
+        queries = [o.query.unflatten(1, self.map_shape) for o in outputs]
+        scores = [
+            branch(query.mean(2))
+            for branch, query in zip(
+                self.map_cls_branches, queries, strict=True
+            )
+        ]
+        points = torch.stack([o.logit.sigmoid() for o in outputs])
+        points = points.unflatten(2, self.map_shape)
+        low, high = points.amin(3), points.amax(3)
+        raw = dict(
+            map_all_cls_scores=torch.stack(scores),
+            map_all_bbox_preds=torch.cat(((low + high) / 2, high - low), -1),
+            map_all_pts_preds=points,
+        )
+        return raw, self._lanes(queries[-1], points[-1].detach(), scores[-1])
+
+    def _lanes(self, query: Tensor, points: Tensor, scores: Tensor) -> Lanes:
+        """A lane is where it is nearest to the region's rear left corner.
+
+        Not nearest to the ego at (0.5, 0.5): the released weights were
+        trained so.
+        """
+        nearest = points.norm(dim=-1).argmin(-1)[..., None, None]
+        position = points.gather(2, nearest.expand(-1, -1, 1, 2)).squeeze(2)
+        probability = scores.detach().float().sigmoid().amax(-1)
+        return Lanes(
+            self.lane_encoder(query),
+            position,
+            probability > self.map_threshold,
+        )
+
+    def _motion(self, agents: Agents, lanes: Lanes) -> Tensor:
+        """Returns ``[B, agents, modes, 2 * C]``."""
+        tokens = agents.query.unsqueeze(2) + self.motion_mode_query.weight
+        pos = self.pos_mlp_sa(agents.position).unsqueeze(2)
+        pos = pos.expand_as(tokens).flatten(1, 2)
+        query = tokens.flatten(1, 2)
+        query = self.motion_decoder(query, query, pos, pos)
+        query = query.unflatten(1, tokens.shape[1:3])
+        near = self._read_lanes(query, agents.position, lanes)
+        return torch.cat((query, near), dim=-1)
+
+    def _read_lanes(
+        self, query: Tensor, position: Tensor, lanes: Lanes
+    ) -> Tensor:
+        """Each agent reads the lanes near to it, ``[B, agents, modes, C]``.
+
+        The modes of an agent have the same keys, so an agent is one item of
+        the decoder's batch and its modes are the queries.
+
+        Args:
+            query: ``[B, agents, modes, C]``.
+            position: ``[B, agents, 2]``.
+            lanes: What can be read.
+        """
+        size, num_agents = query.shape[:2]
+        most = int(lanes.found.sum(1).max())
+        order = lanes.found.byte().argsort(dim=1, descending=True, stable=True)
+        order = order[:, :most, None]
+        feature = lanes.feature.gather(
+            1, order.expand(-1, -1, lanes.feature.shape[-1])
+        )
+        found = lanes.found.gather(1, order.squeeze(2))
+        where = lanes.position.gather(1, order.expand(-1, -1, 2))
+        # [B, agents, lanes, 2]
+        offset = where.unsqueeze(1) - position.unsqueeze(2)
+        far = offset.norm(dim=-1) > self.lane_distance
+        hidden = far | ~found.unsqueeze(1)
+        # One empty lane is always read, so that no softmax is empty.
+        feature = nn.functional.pad(feature, (0, 0, 0, 1))
+        offset = nn.functional.pad(offset, (0, 0, 0, 1), value=1.0)
+        hidden = nn.functional.pad(hidden, (0, 1), value=False)
+        key = feature.unsqueeze(1).expand(-1, num_agents, -1, -1)
+        here = self.pos_mlp(offset.new_zeros(1, 1, 2))
+        out = self.motion_map_decoder(
+            query.flatten(0, 1),
+            key.flatten(0, 1),
+            here,
+            self.pos_mlp(offset).flatten(0, 1),
+            key_padding_mask=hidden.flatten(0, 1),
+        )
+        return out.unflatten(0, (size, num_agents))
+
+    def _plan(self, agents: Agents, lanes: Lanes, motion: Tensor) -> Tensor:
+        """Returns ``[B, commands, steps, 2]``, offsets in metres."""
+        # The ego is at the corner in these coordinates, as for the lanes.
+        origin = agents.position.new_zeros(1, 1, 2)
+        query = self.ego_query.weight.expand(len(motion), 1, -1)
+        with_agents = self.ego_agent_decoder(
+            query,
+            self.agent_fus_mlp(motion.flatten(2)),
+            self.ego_agent_pos_mlp(origin),
+            self.ego_agent_pos_mlp(agents.position),
+        )
+        with_map = self.ego_map_decoder(
+            with_agents,
+            lanes.feature,
+            self.ego_map_pos_mlp(origin),
+            self.ego_map_pos_mlp(lanes.position),
+        )
+        plan = self.ego_fut_decoder(torch.cat((with_agents, with_map), -1))
+        return plan.view(len(motion), self.num_commands, self.num_steps, 2)
+
+    def loss(
+        self, outs: dict[str, Tensor], data_samples: Sequence
+    ) -> dict[str, Tensor]:
+        """Returns the loss terms of the raw outputs.
+
+        Args:
+            outs: Result of :meth:`forward`.
+            data_samples: One ``Det3DDataSample`` per sample, with
+                ``gt_instances_3d``, ``gt_map`` and ``gt_ego``.
+
+        Raises:
+            ValueError: If the head has no loss module.
+            KeyError: If a sample lacks ground truth.
+        """
+        if self.loss_module is None:
+            raise ValueError(
+                'VADHead was built without a loss and cannot train; give it '
+                "loss=dict(type='VADLoss')."
+            )
+        device = outs['bev_embed'].device
+        return self.loss_module(
+            {name: value.float() for name, value in outs.items()},
+            [ground_truth(sample, device) for sample in data_samples],
+            code_weights=self.code_weights,
+            map_code_weights=self.map_code_weights,
+        )
+
+    def decode(
+        self, outs: dict[str, Tensor]
+    ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Returns detections and polylines of each sample, old convention.
+
+        Detections also have ``trajs`` ``[n, modes, steps * 2]``, offsets in
+        metres, and ``traj_scores`` ``[n, modes]``, probabilities.
+
+        Args:
+            outs: Result of :meth:`forward`.
+        """
+        outs = {
+            name: value[-1].float()
+            for name, value in outs.items()
+            if '_all_' in f'_{name}'
+        }
+        results = []
+        for i in range(len(outs['all_cls_scores'])):
+            objects = self.bbox_coder.decode(
+                outs['all_cls_scores'][i], outs['all_bbox_preds'][i]
+            )
+            query = objects['queries']
+            objects['trajs'] = outs['all_traj_preds'][i, query]
+            scores = outs['all_traj_cls_scores'][i, query]
+            objects['traj_scores'] = scores.sigmoid()
+            lines = self.map_coder.decode(
+                outs['map_all_cls_scores'][i],
+                outs['map_all_pts_preds'][i],
+                outs['map_all_bbox_preds'][i],
+            )
+            results.append((objects, lines))
+        return results

@@ -1,0 +1,88 @@
+"""The shipped VAD configs say what the paper's code says."""
+
+import pytest
+from golden import ROOT, build_vad
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+
+import projects.VAD  # noqa: F401
+
+FOLDER = ROOT / 'projects' / 'configs' / 'VAD'
+SIZES = ('tiny', 'base')
+STAGES = ('stage_1', 'stage_2', 'e2e')
+
+# epochs, class, box and points weights (as losses and as matching costs),
+# the four planning weights
+TABLE = {
+    'stage_1': (48, 2.0, 0.25, 1.0, (0, 0, 0, 0)),
+    'stage_2': (12, 0.8, 0.1, 0.4, (1, 1, 1, 0.5)),
+    'e2e': (60, 2.0, 0.25, 1.0, (1, 1, 1, 0.5)),
+}
+
+
+def read(size: str, stage: str) -> Config:
+    return Config.fromfile(FOLDER / f'VAD_{size}_{stage}.py')
+
+
+@pytest.mark.parametrize('stage', STAGES)
+@pytest.mark.parametrize('size', SIZES)
+def test_stages_differ_in_loss_weights_and_epochs(size, stage):
+    epochs, cls, box, points, plan = TABLE[stage]
+    config = read(size, stage)
+    loss = config.model.pts_bbox_head.loss
+    assert loss.loss_cls == loss.loss_map_cls == cls
+    assert loss.cls_cost == loss.map_cls_cost == cls
+    assert loss.loss_bbox == loss.bbox_cost == box
+    assert loss.loss_map_pts == loss.map_pts_cost == points
+    assert (loss.loss_traj, loss.loss_traj_cls) == (0.2, 0.2)
+    assert loss.loss_map_dir == 0.005
+    assert plan == tuple(
+        loss[f'loss_plan_{name}'] for name in ('reg', 'bound', 'col', 'dir')
+    )
+    assert loss.loss_iou == loss.loss_map_bbox == loss.loss_map_iou == 0
+    assert config.schedule.train_cfg.max_epochs == epochs
+    assert config.schedule.param_scheduler[1].T_max == epochs
+    assert config.family == 'vad'
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_pictures_are_normalised_as_the_released_weights_need(size):
+    config = read(size, 'stage_2')
+    steps = {step.type: step for step in config.test_pipeline}
+    normalise = steps['NormalizeMultiviewImage']
+    assert normalise.mean == [103.530, 116.280, 123.675]
+    assert normalise.std == [1, 1, 1]
+    assert not normalise.to_rgb
+    scale = steps['RandomScaleImageMultiViewImage'].scales
+    assert scale == [{'tiny': 0.4, 'base': 0.8}[size]]
+    assert config.test_dataloader.dataset.pipeline == config.test_pipeline
+
+
+def test_a_stock_runner_takes_the_config(tmp_path):
+    config = read('tiny', 'stage_2')
+    config.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(config)
+    assert type(runner.model) is projects.VAD.VAD
+
+
+def test_the_schedule_trains_the_backbone_ten_times_slower():
+    config = read('tiny', 'stage_1')
+    model = build_vad('tiny', 'stage_1')
+    wrapper = build_optim_wrapper(model, config.schedule.optim_wrapper)
+    rates = {
+        id(parameter): group['lr']
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+    assert rates[id(model.img_backbone.layer2[0].conv1.weight)] == (
+        pytest.approx(2e-5)
+    )
+    assert rates[id(model.img_neck.fpn_convs[0].conv.weight)] == 2e-4
+
+
+def test_configs_survive_being_written_and_read():
+    for size in SIZES:
+        config = read(size, 'e2e')
+        again = Config.fromstring(config.dump(), '.py')
+        assert again.to_dict() == config.to_dict()
