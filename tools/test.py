@@ -1,0 +1,92 @@
+"""Tests a checkpoint, dense or pruned, with the config of the dense model.
+
+    python tools/test.py CONFIG CHECKPOINT [--ann-file INFO]
+
+A pruned checkpoint carries its plan, so the ORIGINAL config is enough.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmengine.runner import Runner  # noqa: E402
+
+from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
+from mmprune.compat import load_checkpoint_file, trust_checkpoints  # noqa: E402
+from mmprune.models import as_pruned  # noqa: E402
+from mmprune.plan import checkpoint_plan  # noqa: E402
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the flags."""
+    parser = argparse.ArgumentParser(
+        description='Test a checkpoint, dense or pruned.'
+    )
+    add = parser.add_argument
+    add('config', help='config of the dense model')
+    add('checkpoint', help='weights, dense or pruned')
+    add('--work-dir', help='where logs and metrics go')
+    add('--ann-file', help="info file to test on, in place of the config's")
+    add('--out', help='pickle file for the predictions')
+    add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in mmengine')
+    add(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+    )
+    add('--local-rank', '--local_rank', type=int, default=0)
+    add('--trust-checkpoint', action='store_true')
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+@fail_in_one_sentence
+def main(argv: list[str] | None = None) -> dict:
+    """Runs the test loop; returns the metrics."""
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+        if cfg.get(key) is None:
+            raise ValueError(
+                f'{args.config} has no `{key}`, so there is nothing to test '
+                'on; add it to the config'
+            )
+    cfg.launcher = args.launcher
+    stem = Path(args.config).stem
+    cfg.work_dir = args.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
+    if args.ann_file:
+        point_at(cfg, args.ann_file)
+    if args.out:
+        cfg.test_evaluator = [
+            *as_list(cfg.test_evaluator),
+            dict(type='DumpResults', out_file_path=args.out),
+        ]
+    trust_checkpoints(args.trust_checkpoint)
+    checkpoint = load_checkpoint_file(
+        args.checkpoint, trust=args.trust_checkpoint
+    )
+    if checkpoint_plan(checkpoint) is not None:
+        cfg.model = as_pruned(cfg.model, args.checkpoint)
+    cfg.load_from = args.checkpoint
+    return Runner.from_cfg(cfg).test()
+
+
+def as_list(value: dict | list) -> list:
+    """Returns a config that may hold one or several entries as a list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def point_at(cfg, ann_file: str) -> None:
+    """Points every data set of the config at one info file."""
+    from projects.VAD.keyframe_dataset import set_info_file
+
+    set_info_file(cfg, ann_file)
+
+
+if __name__ == '__main__':
+    main()
