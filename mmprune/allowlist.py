@@ -65,9 +65,6 @@ class LoadedArray(np.ndarray):
         _, shape, dtype, fortran, data = state
         super().__setstate__((1, shape, dtype.resolve(), fortran, data))
 
-    def __reduce__(self) -> tuple:
-        return np.asarray(self).__reduce__()
-
     def __reduce_ex__(self, protocol: int) -> tuple:
         return np.asarray(self).__reduce_ex__(protocol)
 

@@ -23,8 +23,11 @@ def fail_in_one_sentence(main: Callable) -> Callable:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return main(*args, **kwargs)
-        except (ValueError, FileNotFoundError, PermissionError) as error:
-            message = ' '.join(str(error).split())
+        except (ValueError, KeyError, OSError) as error:
+            # KeyError is what mmengine's registries raise; its text is
+            # quoted.
+            text = error.args[0] if isinstance(error, KeyError) else error
+            message = ' '.join(str(text).split())
             print(f'error: {message}', file=sys.stderr)
             sys.exit(2)
 

@@ -284,7 +284,7 @@ def test_roi_align_max_and_its_gradient_match_grid_sample():
 
 def test_roi_align_max_samples_every_pixel_by_default():
     image = torch.zeros(2, 1, 8, 8)
-    image[1, 0, 2, 5] = 7
+    image[1, 0, 1, 6] = 7
     # Six pixels in two bins: three samples, on pixel centres.
     rois = torch.tensor([[1.0, 1, 1, 7, 7], [1, 3, 3, 3, 3]])
     out = ops.roi_align(image, rois, 2, 1.0, 0, 'max', True)
@@ -316,8 +316,12 @@ def test_roi_pool_does_not_round_corners():
     # Columns 0.75 to 2.5, rows 0 to 0.5: pixels 0..2 of row 0.
     out = ops.roi_pool(image, torch.tensor([[0.0, 1.5, 0, 4, 0]]), 1, 0.5)
     assert out.item() == 2
+    # The very first pixel can be the largest, too.
+    image = (-image).requires_grad_()
+    ops.roi_pool(image, torch.tensor([[0.0, 0, 0, 3, 3]]), 1, 1.0).backward()
+    assert image.grad.flatten().nonzero().tolist() == [[0]]
+    image.grad = None
     # A region without extent pools nothing and passes no gradient.
-    image.requires_grad_()
     none = ops.roi_pool(image, torch.tensor([[0.0, 5, 5, 2, 2]]), 2, 1.0)
     none.sum().backward()
     assert none.abs().sum() == 0

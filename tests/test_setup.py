@@ -351,6 +351,20 @@ def declared(monkeypatch) -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
+@pytest.mark.parametrize(
+    ('installed', 'required'), [('mmcv', False), ('mmcv-lite', True)]
+)
+def test_a_full_mmcv_is_not_overwritten_by_mmcv_lite(
+    tmp_path, monkeypatch, installed, required
+):
+    info = tmp_path / f'{installed.replace("-", "_")}-2.1.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(f'Name: {installed}\nVersion: 2.1.0\n')
+    monkeypatch.setattr(sysconfig, 'get_path', lambda _: str(tmp_path))
+    names = [item.name for item in declared(monkeypatch)]
+    assert ('mmcv-lite' in names) is required
+
+
 @pytest.mark.parametrize('python', ['3.10', '3.11', '3.12'])
 def test_each_pin_is_exact_and_lies_in_the_range_of_setup_py(
     python, monkeypatch

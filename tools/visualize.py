@@ -70,7 +70,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         action='store_true',
         help='unpickle whatever the checkpoints hold',
     )
-    return parser.parse_args(argv)
+    # Intermixed: the optional checkpoint may come after a flag.
+    return parser.parse_intermixed_args(argv)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -104,8 +104,8 @@ def _corners(
     pixel = locations * size.float().unsqueeze(1) - 0.5
     corner = pixel.detach().floor()
     right, down = (pixel - corner).unbind(-1)
-    # A location far away (or not finite) must not overflow an int32.
-    left, top = corner.nan_to_num(-9.0).clamp(-9, 1 << 20).int().unbind(-1)
+    # Far locations overflow an int32, and whatever that gives is outside.
+    left, top = corner.int().unbind(-1)
     first = (batch.int() * int(area.sum())).view(-1, 1, 1, 1) + start
     head = torch.arange(num_heads, dtype=torch.int32, device=device)
     rows, row_weights = [], []

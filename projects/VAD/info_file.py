@@ -52,7 +52,7 @@ def load_info_file(path: str | Path) -> dict:
         )
     try:
         content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise ValueError(f'info file {path}: {error}') from error
     except Exception as error:
         # A damaged pickle fails with whatever its broken opcode meets.
@@ -61,6 +61,10 @@ def load_info_file(path: str | Path) -> dict:
             f'({type(error).__name__}: {error}); make or copy it again.'
         ) from error
     return _checked_layout(path, content)
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """The file is whole, and asks for more than data."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -74,14 +78,14 @@ class _PlainUnpickler(pickle.Unpickler):
             return OrderedDict
         if (module, name) == ('_codecs', 'encode'):
             return _make_latin1_encode()
-        raise pickle.UnpicklingError(
+        raise _RefusedError(
             f'it needs {module}.{name}, and only plain containers and numpy '
             'arrays are admitted, so nothing was loaded; write the file '
             'again with lists, dicts, numbers and arrays.'
         )
 
     def persistent_load(self, pid: Any) -> None:
-        raise pickle.UnpicklingError(
+        raise _RefusedError(
             'it refers to objects outside of the file, so nothing was '
             'loaded; write the file again as a plain pickle.'
         )
@@ -93,7 +97,7 @@ def _make_latin1_encode() -> Callable[[str, str], bytes]:
     # request, because the BUILD opcode may set attributes on what it gets.
     def encode(text: str, encoding: str) -> bytes:
         if encoding != 'latin1':
-            raise pickle.UnpicklingError(
+            raise _RefusedError(
                 f'it stores bytes in the encoding {encoding!r}, expected '
                 "'latin1'; write the file again."
             )

@@ -20,7 +20,7 @@ from mmprune.plan import PruningPlan
 from mmprune.surgery import apply_plan
 from projects.VAD.box_convention import to_new, to_old
 from projects.VAD.coders import VADBoxCoder
-from projects.VAD.deformable_sampling import sample_levels
+from projects.VAD.deformable_sampling import _sample_compiled, sample_levels
 from projects.VAD.grid_mask import GridMask
 from projects.VAD.transformer import bev_shift, rotate_bev
 
@@ -185,13 +185,25 @@ def test_memory_is_not_in_the_state_dict(model):
     assert not any('memory' in name for name in before)
 
 
-def test_tensor_mode_remembers_nothing(model):
+def test_tensor_mode_neither_reads_nor_writes_the_memory(model):
     with torch.no_grad():
-        first = model(images(), [frame()], mode='tensor')
+        alone = model(images(1), [frame(1)], mode='tensor')
         plan_of(model, 0, frame(0))
-        second = model(images(), [frame()], mode='tensor')
+        expected = plan_of(model, 1, frame(1))
+        model.forget()
+        plan_of(model, 0, frame(0))
+        after = model(images(1), [frame(1)], mode='tensor')
+        assert torch.equal(plan_of(model, 1, frame(1)), expected)
+    for name, value in alone.items():
+        assert torch.equal(value, after[name]), name
+
+
+def test_a_frame_without_history_begins_a_scene(model):
+    with torch.no_grad():
+        outs = model(images(1), [frame(1)], mode='tensor')
+        first = model.step(images(1), [frame(1)])
     for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+        assert torch.equal(outs[name], value), name
 
 
 def test_predict_leaves_the_samples_can_bus_alone(model):
@@ -213,7 +225,7 @@ def test_predict_refuses_a_batch(model):
 def test_a_lacking_metainfo_key_is_named(model, key):
     meta = {k: v for k, v in frame().metainfo.items() if k != key}
     sample = Det3DDataSample(metainfo=meta)
-    with pytest.raises(KeyError, match=key):
+    with pytest.raises(KeyError, match=f"VAD needs '{key}' in"):
         model(images(), [sample], mode='predict')
 
 
@@ -256,20 +268,20 @@ def test_samples_of_a_batch_do_not_mix(model):
 
 
 def test_history_gives_what_the_frames_in_order_give(model):
-    first, second = images(0), images(1)
+    frames = [frame(i) for i in range(3)]
     with torch.no_grad():
-        model.step(first, [frame(0)])
-        expected = model.step(second, [frame(1)])
-    metas = [copy.deepcopy(frame(i).metainfo) for i in (0, 1)]
-    for meta, before in zip(metas, (frame(0), frame(0)), strict=True):
+        for i, sample in enumerate(frames):
+            expected = model.step(images(i), [sample])
+    metas = [copy.deepcopy(sample.metainfo) for sample in frames]
+    for meta, before in zip(metas, frames[:1] + frames, strict=False):
         meta['can_bus'][:3] -= before.can_bus[:3]
         meta['can_bus'][17] -= before.can_bus[17]
-    sample = Det3DDataSample(metainfo=dict(metas[1], history=metas[:1]))
-    both = dict(img=torch.stack((first['img'], second['img']), 1))
+    sample = Det3DDataSample(metainfo=dict(metas[2], history=metas[:2]))
+    queue = torch.stack([images(i)['img'] for i in range(3)], 1)
     with torch.no_grad():
-        outs = model(both, [sample], mode='tensor')
+        outs = model(dict(img=queue), [sample], mode='tensor')
     for name, value in expected.items():
-        torch.testing.assert_close(outs[name], value, msg=name)
+        torch.testing.assert_close(outs[name], value)
 
 
 def test_history_and_images_must_agree(model):
@@ -503,6 +515,14 @@ def test_sampling_in_chunks_equals_sampling_at_once(
     monkeypatch.setattr('projects.VAD.deformable_sampling._CHUNK', 50)
     with torch.no_grad():
         torch.testing.assert_close(sample_levels(*sampling_arguments), whole)
+
+
+def test_sampling_through_mmcvs_op_is_the_same(sampling_arguments):
+    """mmprune serves the op on any device, so its packing is tested here."""
+    with torch.no_grad():
+        ours = sample_levels(*sampling_arguments)
+        theirs = _sample_compiled(*sampling_arguments)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_sampling_far_outside_is_zero(sampling_arguments):

@@ -1,6 +1,8 @@
 """Model of VAD-Tiny (Jiang et al., ICCV 2023): one feature level, 100x100."""
 
 family = 'vad'
+# Groups, examples and calibration for tools/prune_and_retrain.py.
+pruning = dict(type='mmprune.VADPruning')
 default_scope = 'mmdet3d'
 custom_imports = dict(imports=['mmprune', 'projects.VAD'])
 

@@ -1,0 +1,214 @@
+"""VADMetric over data samples, and its detection part by hand."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from mmdet3d.registry import METRICS
+from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.structures import BaseDataElement, InstanceData
+
+from projects.VAD.metrics import VADMetric
+from projects.VAD.metrics.detection_ap import (
+    area_over_recall,
+    center_distance_ap,
+    center_hits,
+)
+
+DRIVE = torch.tensor([[0.0, 1.0]]).repeat(6, 1)
+
+
+def boxes_at(centers):
+    """Cars of 4 x 2 m facing forward, in the convention of mmdet3d 1.x."""
+    boxes = torch.zeros(len(centers), 9)
+    boxes[:, :2] = torch.tensor(centers).view(-1, 2)
+    boxes[:, 3:6] = torch.tensor([4.0, 2.0, 1.5])
+    boxes[:, 6] = np.pi / 2
+    return LiDARInstance3DBoxes(boxes, box_dim=9)
+
+
+def sample(centers, gt_centers, plan_shift=0.0):
+    """Standing cars, one straight divider, an ego that drives 1 m a step."""
+    out = Det3DDataSample()
+    count, truths = len(centers), len(gt_centers)
+    found = boxes_at(centers)
+    out.pred_instances_3d = InstanceData(
+        bboxes_3d=found,
+        scores_3d=torch.linspace(0.9, 0.8, count),
+        labels_3d=torch.zeros(count, dtype=torch.int64),
+        trajs=found.tensor[:, None, None, :2].repeat(1, 6, 6, 1),
+        traj_scores=torch.full((count, 6), 1 / 6),
+    )
+    attributes = torch.zeros(truths, 34)
+    attributes[:, 12:18] = 1
+    attributes[:, 27] = 14
+    out.gt_instances_3d = InstanceData(
+        bboxes_3d=boxes_at(gt_centers),
+        labels_3d=torch.zeros(truths, dtype=torch.int64),
+        attr_labels=attributes,
+    )
+    line = torch.stack((torch.zeros(20), torch.linspace(0, 20, 20)), dim=1)
+    out.gt_map = InstanceData(
+        labels=torch.zeros(1, dtype=torch.int64), pts=line[None]
+    )
+    out.pred_map = InstanceData(
+        labels=torch.zeros(1, dtype=torch.int64),
+        scores=torch.ones(1),
+        pts=line[None] + torch.tensor([0.7, 0.0]),
+    )
+    plan = DRIVE.cumsum(0) + torch.tensor([plan_shift, 0.0])
+    out.gt_ego = BaseDataElement(
+        fut_trajs=DRIVE,
+        fut_masks=torch.ones(6),
+        fut_cmd=torch.tensor([0.0, 0.0, 1.0]),
+    )
+    wrong = torch.full((6, 2), 99.0)
+    out.pred_ego = BaseDataElement(
+        plans=torch.stack((wrong, wrong, plan)), command=2
+    )
+    return out
+
+
+def evaluated(samples, **options):
+    metric = METRICS.build(dict(type='VADMetric', **options))
+    evaluator = Evaluator(metric)
+    for one in samples:
+        evaluator.process([one])
+    return evaluator.evaluate(len(samples))
+
+
+def test_a_perfect_frame_by_hand():
+    cars = [[5.0, 10.0], [-5.0, -10.0]]
+    metrics = evaluated([sample(cars, cars)])
+    assert metrics['VAD/plan_L2_avg_3s'] == 0
+    assert metrics['VAD/plan_L2_at_1s'] == 0
+    assert metrics['VAD/plan_box_col_avg_3s'] == 0
+    assert metrics['VAD/EPA_car'] == 1 and metrics['VAD/MR_car'] == 0
+    assert metrics['VAD/minADE_car'] == pytest.approx(0, abs=1e-5)
+    assert metrics['VAD/bev_center_ap'] == pytest.approx(1)
+    # 0.7 m beside its line: a hit at 1.0 and 1.5 m, none at 0.5 m
+    assert metrics['VAD/map_AP_divider'] == pytest.approx(2 / 3)
+    assert metrics['VAD/map_mAP'] == pytest.approx(2 / 3)
+
+
+def test_classes_without_ground_truth_do_not_pull_the_mean_down():
+    metrics = evaluated([sample([[0.0, 9.0]], [[0.0, 9.0]])])
+    names = [n for n in metrics if 'bev_center_ap' in n]
+    assert sorted(names) == ['VAD/bev_center_ap', 'VAD/bev_center_ap_car']
+    assert not any('pedestrian' in name for name in metrics)
+
+
+def test_plan_and_box_meet_in_the_right_frame():
+    """A car 6 m ahead, 1.5 m to the right; the plan leans into it."""
+    ahead = [[3.0, 6.0]]
+    hit = evaluated([sample(ahead, ahead, plan_shift=2.0)])
+    assert hit['VAD/plan_L2_avg_2s'] == pytest.approx(2.0)
+    assert hit['VAD/plan_box_col_at_3s'] == 1
+    assert 0 < hit['VAD/plan_box_col_avg_3s'] < 1
+    missed = evaluated([sample(ahead, ahead, plan_shift=-2.0)])
+    assert missed['VAD/plan_box_col_avg_3s'] == 0
+
+
+def test_numbers_are_means_over_the_samples_that_count():
+    cars = [[5.0, 10.0]]
+    near, far, ended = (sample(cars, cars, shift) for shift in (1.0, 3.0, 50))
+    ended.gt_ego.fut_masks = torch.tensor([1.0, 1, 1, 1, 1, 0])
+    metrics = evaluated([near, far, ended], parts=['planning'])
+    assert metrics['VAD/plan_L2_avg_1s'] == pytest.approx(2.0)
+
+
+def test_the_flag_of_the_data_decides_where_it_is_given():
+    ended = sample([], [], plan_shift=1.0)
+    ended.gt_ego.fut_masks = torch.zeros(6)
+    ended.gt_ego.fut_valid_flag = torch.tensor(True)
+    metrics = evaluated([ended], parts=['planning'])
+    assert metrics['VAD/plan_L2_avg_1s'] == pytest.approx(1.0)
+
+
+@pytest.fixture
+def log():
+    """The messages of the current logger."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+
+
+def test_what_has_no_ground_truth_is_left_out_with_one_line(log):
+    plain = sample([[0.0, 9.0]], [[0.0, 9.0]])
+    del plain.gt_map, plain.gt_ego
+    del plain.gt_instances_3d.attr_labels
+    metrics = evaluated([plain])
+    assert set(metrics) == {'VAD/bev_center_ap', 'VAD/bev_center_ap_car'}
+    lines = [text for text in log if 'left out' in text]
+    assert lines == [
+        'VADMetric: no ground truth for planning, motion, map in 1 samples; '
+        'these metrics are left out.'
+    ]
+
+
+def test_a_plan_without_known_agents_has_no_collision():
+    lonely = sample([], [])
+    del lonely.gt_instances_3d
+    metrics = evaluated([lonely], parts=['planning'])
+    assert 'VAD/plan_L2_at_3s' in metrics
+    assert not any('col' in name for name in metrics)
+
+
+def test_true_lines_are_preferred_to_their_samples():
+    one = sample([], [])
+    found = one.pred_map.pts[0].numpy()
+    truth = InstanceData(labels=one.gt_map.labels, pts=one.gt_map.pts)
+    truth.lines = [found[[0, -1]]]
+    one.gt_map = truth
+    assert evaluated([one], parts=['map'])['VAD/map_mAP'] == 1
+
+
+def test_boxes_outside_the_region_or_unsure_do_not_count():
+    cars = [[0.0, 9.0], [0.0, 40.0]]
+    one = sample(cars, cars[:1])
+    one.pred_instances_3d.scores_3d = torch.tensor([0.3, 0.9])
+    assert evaluated([one])['VAD/bev_center_ap'] == pytest.approx(1)
+    one.pred_instances_3d.scores_3d = torch.tensor([0.1, 0.9])
+    assert evaluated([one])['VAD/bev_center_ap'] == 0
+
+
+def test_unknown_parts_are_refused():
+    with pytest.raises(ValueError, match=r"parts \['nds'\], but it knows"):
+        VADMetric(parts=['nds'])
+
+
+def test_a_true_object_is_found_once():
+    centers = np.array([[0.0, 0.0], [0.1, 0.0], [5.0, 0.0]])
+    scores = np.array([0.5, 0.9, 0.8])
+    hits = center_hits(centers, scores, np.array([[0.0, 0.0]]), 0.5)
+    assert hits.tolist() == [False, True, False]
+
+
+def test_area_counts_from_ten_percent_on():
+    assert area_over_recall(np.array([True]), np.ones(1), 1) == (
+        pytest.approx(1)
+    )
+    # one of two found: precision 1 up to recall 0.5, which are 40 of 90
+    half = area_over_recall(np.array([True]), np.ones(1), 2)
+    assert half == pytest.approx(40 / 90)
+    assert area_over_recall(np.zeros(0), np.zeros(0), 2) == 0
+
+
+def test_the_threshold_decides_which_centre_is_near_enough():
+    frame = dict(
+        centers=np.array([[0.0, 1.5]]),
+        scores=np.ones(1),
+        labels=np.zeros(1),
+        gt_centers=np.zeros((1, 2)),
+        gt_labels=np.zeros(1),
+    )
+    found = [center_distance_ap([frame], 0, t) for t in (0.5, 1, 2, 4)]
+    assert found == pytest.approx([0, 0, 1, 1])
+    assert center_distance_ap([frame], 1, 2.0) is None
