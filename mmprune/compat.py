@@ -9,6 +9,7 @@ system and costs nothing until somebody imports mmcv or mmengine's Runner:
 """
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -229,10 +230,18 @@ def _unwrap(model: Any) -> Any:
 
 def install() -> None:
     """Hooks the repairs into the import system; a second call does nothing."""
-    if not any(isinstance(f, _ExtensionFinder) for f in sys.meta_path):
+    ours = (_ExtensionFinder, _RepairFinder)
+    if not all(any(type(f) is kind for f in sys.meta_path) for kind in ours):
+        # Finders of an earlier import of this module (a reload, or coverage,
+        # which imports a package twice) would find each other for ever.
+        names = {(k.__module__, k.__name__) for k in ours}
+        sys.meta_path[:] = [
+            f
+            for f in sys.meta_path
+            if (type(f).__module__, type(f).__name__) not in names
+        ]
         # At the end, so that a compiled extension is found first.
         sys.meta_path.append(_ExtensionFinder())
-    if not any(isinstance(f, _RepairFinder) for f in sys.meta_path):
         sys.meta_path.insert(0, _RepairFinder())
     for name, repair in _REPAIRS.items():
         if name in sys.modules:
@@ -283,9 +292,9 @@ class _RepairFinder(MetaPathFinder):
 
 def _repair_checkpoint_module(module: ModuleType) -> None:
     """Makes mmengine read safely, and refuse plans that do not match."""
-    if getattr(module, '_mmprune_repaired', False):
+    if getattr(module, '_mmprune_repair', None) is _repair_checkpoint_module:
         return
-    module._mmprune_repaired = True
+    module._mmprune_repair = _repair_checkpoint_module
     loader = module.CheckpointLoader
     loader.register_scheme('', _load_from_local, force=True)
     loader.register_scheme(
@@ -298,7 +307,7 @@ def _repair_checkpoint_module(module: ModuleType) -> None:
     _replace_everywhere(
         module,
         '_load_checkpoint_to_model',
-        _guarded(module._load_checkpoint_to_model),
+        _guarded(inspect.unwrap(module._load_checkpoint_to_model)),
     )
 
 

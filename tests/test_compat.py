@@ -66,6 +66,27 @@ def test_install_twice_hooks_once():
     assert checkpoint._load_checkpoint_to_model is load
 
 
+def test_importing_mmprune_afresh_takes_the_place_of_the_first():
+    code = (
+        'import sys, mmprune\n'
+        'for name in [m for m in sys.modules if m.startswith("mmprune")]:\n'
+        '    del sys.modules[name]\n'
+        'from mmprune import compat\n'
+        'from mmengine.runner import checkpoint\n'
+        'first = checkpoint._load_checkpoint_to_model\n'
+        'del sys.modules["mmprune"], sys.modules["mmprune.compat"]\n'
+        'from mmprune import compat\n'
+        'from mmengine.runner import runner\n'
+        'names = [type(f).__name__ for f in sys.meta_path]\n'
+        'finders = [names.count("_RepairFinder"),\n'
+        '           names.count("_ExtensionFinder")]\n'
+        'last = runner._load_checkpoint_to_model\n'
+        'print(finders, last is not first,\n'
+        '      last.__wrapped__ is first.__wrapped__)\n'
+    )
+    assert _python(code) == '[1, 1] True True'
+
+
 def test_a_compiled_extension_is_left_alone(tmp_path):
     package = tmp_path / 'mmcv'
     package.mkdir()
@@ -468,6 +489,28 @@ def test_a_downloaded_checkpoint_passes_the_same_gate(tmp_path):
     cache = str(tmp_path / 'fresh')
     found = compat._load_url(source.as_uri(), cache, progress=False)
     assert found['w'].tolist() == [1, 1]
+
+
+def test_a_checkpoint_in_object_storage_passes_the_same_gate(tmp_path):
+    path = str(tmp_path / 'x.pth')
+    loader = checkpoint.CheckpointLoader._get_checkpoint_loader('s3://a/b')
+    torch.save(dict(w=torch.ones(2)), path)
+    assert loader(path, 'cpu', backend='local')['w'].tolist() == [1, 1]
+    torch.save(dict(x=_Reduces(exec, ('1',))), path)
+    with pytest.raises(CheckpointError, match='was refused'):
+        loader(path, 'cpu', backend='local')
+
+
+def test_numpy_s_own_doors_lead_to_plain_arrays_only(tmp_path):
+    doors = [
+        _Reduces(np.ndarray, ((1,),)),
+        np.matrix([[1.0]]),
+        _Reduces(np.core.multiarray.scalar, ('f8', b'')),
+    ]
+    for i, door in enumerate(doors):
+        torch.save(dict(x=door), tmp_path / str(i))
+        with pytest.raises(CheckpointError):
+            load_checkpoint_file(tmp_path / str(i))
 
 
 # ------------------------------------------------------------- the plan guard

@@ -290,6 +290,10 @@ def test_roi_align_max_samples_every_pixel_by_default():
     out = ops.roi_align(image, rois, 2, 1.0, 0, 'max', True)
     assert out[0, 0].tolist() == [[0, 7], [0, 0]]
     assert out[1].abs().sum() == 0
+    # Without half-pixel alignment a region is at least one pixel wide.
+    image[1, 0, 4, 4] = 9
+    out = ops.roi_align(image, rois[1:], 1, 1.0, 0, 'max', False)
+    assert out.item() == 9 / 4
 
 
 def test_roi_pool_on_whole_pixels_is_torchvision_s():

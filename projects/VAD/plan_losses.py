@@ -129,7 +129,7 @@ def direction_loss(
     length = torch.linalg.norm(ego[:, -1] - ego[:, 0], dim=-1)
     counts = (distance <= radius) & (length >= min_length)[:, None]
 
-    angle = _heading(moves, counts) - _heading(along, counts)
+    angle = _heading(moves) - _heading(along)
     return torch.where(counts, _wrapped(angle).abs(), angle.new_zeros(()))
 
 
@@ -166,13 +166,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _heading(moves: Tensor, counts: Tensor) -> Tensor:
-    """Angle of ``moves``; 0 where it does not count or does not move."""
-    # atan2(0, 0) has no gradient: a step without heading would send NaN back
-    # even where its loss is masked, so it is replaced before the angle.
-    ahead = moves.new_tensor([1.0, 0.0])
-    usable = counts & (moves != 0).any(dim=-1)
-    moves = torch.where(usable[..., None], moves, ahead)
+def _heading(moves: Tensor) -> Tensor:
     return torch.atan2(moves[..., 1], moves[..., 0])
 
 

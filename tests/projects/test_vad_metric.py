@@ -112,6 +112,17 @@ def test_plan_and_box_meet_in_the_right_frame():
     assert missed['VAD/plan_box_col_avg_3s'] == 0
 
 
+def test_a_slanted_box_points_where_its_yaw_says():
+    """8 m long, to the front right: its rear end is at (5.2, 5.2)."""
+    one = sample([], [[8.0, 8.0]], plan_shift=5.0)
+    boxes = one.gt_instances_3d.bboxes_3d.tensor
+    boxes[:, 3:5] = torch.tensor([8.0, 1.0])
+    boxes[:, 6] = np.pi / 4
+    assert evaluated([one])['VAD/plan_box_col_at_3s'] == 1
+    boxes[:, 6] = -np.pi / 4
+    assert evaluated([one])['VAD/plan_box_col_avg_3s'] == 0
+
+
 def test_numbers_are_means_over_the_samples_that_count():
     cars = [[5.0, 10.0]]
     near, far, ended = (sample(cars, cars, shift) for shift in (1.0, 3.0, 50))

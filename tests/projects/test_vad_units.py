@@ -228,6 +228,15 @@ def test_motion_metric(units):
         )
 
 
+def test_a_pair_too_far_apart_does_not_move_other_pairs():
+    """Without the limit 1.9 + 2.5 m would beat 1.1 + 5.5 m."""
+    gt_centers = np.array([[0.0, 0.0], [3.0, 0.0]])
+    centers = np.array([[1.9, 0.0], [5.5, 0.0]])
+    cars = np.zeros(2)
+    matched = match_objects(centers, cars, gt_centers, cars)
+    assert matched.tolist() == [-1, 0]
+
+
 def test_motion_of_an_untrained_model_divides_by_nothing():
     none = np.zeros((0, 2)), np.zeros(0)
     assert match_objects(*none, np.zeros((3, 2)), np.zeros(3)).tolist() == (
