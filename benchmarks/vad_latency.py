@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         f'{args.rounds} interleaved rounds, {torch.get_num_threads()} '
         f'threads, PyTorch {torch.__version__}, load {load:.1f} at the end\n'
     )
-    print(table(models))
+    print(table(models), flush=True)
     if args.profile:
         print(profile(models))
     dense, *pruned = models

@@ -38,8 +38,16 @@ from mmprune.pruners.verify import relative_difference  # noqa: E402
 from mmprune.surgery import apply_plan  # noqa: E402
 
 TOLERANCE = 1e-4
-# What carries the images' features; elsewhere pruning leaves these alone.
+# What a model computes before its decoders: plans that touch nothing of a
+# part leave its result alone, and it is not computed again.
 IMAGE_PARTS = ('img_backbone.', 'img_neck.')
+BEV_PARTS = (
+    *IMAGE_PARTS,
+    'pts_bbox_head.transformer.encoder.',
+    'pts_bbox_head.transformer.can_bus_mlp.',
+    'pts_bbox_head.transformer.cams_embeds',
+    'pts_bbox_head.transformer.level_embeds',
+)
 ATTENTIONS = {
     'TemporalSelfAttention': 'temporal self-attention',
     'MSDeformableAttention3D': 'spatial cross-attention',
@@ -87,47 +95,50 @@ class Drive:
     def __init__(self, model: nn.Module, frames: list[tuple]) -> None:
         self.model = model
         self.frames = frames
+        self.features, self.bevs = [], []
         with torch.no_grad():
-            self.features = [
-                model.extract_feat(inputs['img']) for inputs, _ in frames
-            ]
-        self.dense = self.run(model, reuse=True)
+            for inputs, _ in frames:
+                self.features.append(model.extract_feat(inputs['img']))
+        self.dense = self.run(model, BEV_PARTS[-1:])
+        self.bevs = [outs['bev_embed'].transpose(0, 1) for outs in self.dense]
 
     @torch.no_grad()
-    def run(self, model: nn.Module, reuse: bool) -> Outputs:
+    def run(self, model: nn.Module, touched: Sequence[str]) -> Outputs:
         """Returns the raw outputs of each frame.
 
         Args:
             model: Dense, masked or pruned.
-            reuse: Take the dense model's image features, where backbone and
-                neck are the dense model's.
+            touched: Tensors that differ from the dense model's.
         """
         from projects.VAD.pruning import all_lanes
 
-        model.forget()
-        features = iter(self.features)
-        if reuse:
+        head = model.pts_bbox_head
+        features, bevs = iter(self.features), iter(self.bevs)
+        if not any(name.startswith(IMAGE_PARTS) for name in touched):
             model.extract_feat = lambda images: next(features)
+        if not any(name.startswith(BEV_PARTS) for name in touched):
+            head.encode = lambda *args: next(bevs)
+        model.forget()
         try:
             with all_lanes(model):
                 return [model.step(*frame) for frame in self.frames]
         finally:
             model.__dict__.pop('extract_feat', None)
+            head.__dict__.pop('encode', None)
             model.forget()
 
     def compare(self, plan: PruningPlan) -> tuple[float, float]:
         """Returns (pruned against masked, masked against dense)."""
-        slices = [part for group in plan.groups for part in group.slices]
-        reuse = not any(s.tensor.startswith(IMAGE_PARTS) for s in slices)
+        touched = [s.tensor for g in plan.groups for s in g.slices]
         filled = {s.tensor for g in plan.groups for s in g.consumers}
         masked = copy_sharing(self.model, own=filled)
         mask_plan(masked, plan)
-        expected = self.run(masked, reuse)
+        expected = self.run(masked, touched)
         del masked
         # Surgery replaces tensors and writes into none.
         pruned = copy_sharing(self.model, own=set())
         apply_plan(pruned, plan)
-        found = self.run(pruned, reuse)
+        found = self.run(pruned, touched)
         return worst(expected, found), worst(self.dense, expected)
 
 
@@ -226,10 +237,8 @@ def drawn_frames(size: tuple[int, int]) -> list[tuple]:
     return [(inputs, [first]), (inputs, [second])]
 
 
-def check_all(
-    model: nn.Module, args: argparse.Namespace
-) -> tuple[list[Check], str]:
-    """Returns every check, and what was driven through."""
+def check_all(model: nn.Module, args: argparse.Namespace) -> list[Check]:
+    """Returns every check."""
     drives = []
     for size in (args.size, args.full_size):
         frames = golden_frames_of(args, size) or drawn_frames(size)

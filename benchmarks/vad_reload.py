@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'projects')]
 
 from vad_latency import CONFIG, add_model_args, dense_vad  # noqa: E402
 
-from mmprune import workflow  # noqa: E402
+from mmprune import run_folder, workflow  # noqa: E402
 from mmprune.adapters import traced_groups  # noqa: E402
 from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.compat import load_checkpoint_file  # noqa: E402
@@ -89,7 +89,9 @@ def vad_ways(args: argparse.Namespace, folder: Path) -> list[Way]:
         sparsity=0.5, target='macs', mode='structured', latency_runs=0
     )
     result = workflow.prune(cfg, dense, options)
-    pruned = workflow.write(result, cfg, {}, folder)
+    pruned = run_folder.write(
+        result.models, result.plans, result.report, cfg, {}, folder
+    )
     pruned = pruned['vad_structured_pruned.pth']
     return [
         Way(

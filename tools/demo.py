@@ -42,9 +42,7 @@ def write_untrained(path: Path) -> None:
     # It would log every tensor.
     MMLogger.get_current_instance().setLevel('ERROR')
     model.init_weights()
-    torch.save(
-        {'meta': {'epoch': 0}, 'state_dict': model.state_dict()}, path
-    )
+    torch.save({'meta': {'epoch': 0}, 'state_dict': model.state_dict()}, path)
 
 
 def run(*words: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmprune import workflow  # noqa: E402
+from mmprune import run_folder, workflow  # noqa: E402
 from mmprune.cli import Stages, fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.report import summary_table  # noqa: E402
 
@@ -137,14 +137,16 @@ def main(argv: list[str] | None = None) -> None:
     options = options_from(args)
     folder = Path(args.output_dir)
     workflow.check_options(options)
-    workflow.check_output(folder, args.force)
+    run_folder.check_output(folder, args.force)
     cfg = load_config(args.config, args.cfg_options)
     with Stages(total=4 + 2 * 3) as stage:
         stage('loading the checkpoint')
         model, meta = workflow.load_dense(cfg, Path(args.checkpoint), options)
         result = workflow.prune(cfg, model, options, stage)
         stage('writing')
-        written = workflow.write(result, cfg, meta, folder)
+        written = run_folder.write(
+            result.models, result.plans, result.report, cfg, meta, folder
+        )
     print(summary_table(result.report['models']))
     print(result.report['notes'])
     for path in written.values():

@@ -68,6 +68,10 @@ class StructuredPruner:
                 "target must be 'units', 'params' or 'macs', found "
                 f'{self.target!r}'
             )
+        if self.scope not in ('global', 'layer'):
+            raise ValueError(
+                f"scope must be 'global' or 'layer', found {self.scope!r}"
+            )
         if isinstance(self.importance, dict):
             criterion = TASK_UTILS.build(self.importance)
             object.__setattr__(self, 'importance', criterion)

@@ -15,8 +15,7 @@ SKY_TOP = np.array([215.0, 165.0, 110.0])
 HAZE = np.array([226.0, 214.0, 200.0])
 SUN = np.array([0.45, -0.25, 0.86])
 HAZE_METRES = 90.0
-# Pixels around the picture that a clipped polygon may still reach into.
-MARGIN = 64
+NEAR_METRES = 0.05
 SUBPIXEL_BITS = 4
 
 
@@ -144,23 +143,12 @@ def _background(
 def _fill(
     img: np.ndarray, camera: Camera, points: np.ndarray, colour: np.ndarray
 ) -> None:
-    """Projects a polygon, clips it to the view and fills it."""
+    """Projects the part of a polygon in front of the camera and fills it."""
     rotation, shift = camera.lidar2cam[:3, :3], camera.lidar2cam[:3, 3]
     inside = (points @ rotation.T + shift) @ camera.cam2img.T
-    right, bottom = camera.width + MARGIN, camera.height + MARGIN
-    planes = np.array(
-        [
-            [0, 0, 1, -0.05],
-            [1, 0, MARGIN, 0],
-            [-1, 0, right, 0],
-            [0, 1, MARGIN, 0],
-            [0, -1, bottom, 0],
-        ]
-    )
-    for plane in planes:
-        inside = _clip(inside, inside @ plane[:3] + plane[3])
-        if len(inside) < 3:
-            return
+    inside = _clip(inside, inside[:, 2] - NEAR_METRES)
+    if len(inside) < 3:
+        return
     pixels = inside[:, :2] / inside[:, 2:] * (1 << SUBPIXEL_BITS)
     distance = np.linalg.norm(points.mean(0) - camera.centre)
     shade = _in_haze(np.asarray(colour, dtype=float), distance)

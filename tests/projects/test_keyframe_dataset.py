@@ -162,8 +162,11 @@ def test_cameras_come_in_the_order_of_vad(edited):
         info['images'] = dict(reversed(info['images'].items()))
 
     results = read(edited(turn_around))
-    assert list(results['images']) == list(CAMERAS)
-    for name, path in zip(CAMERAS, results['img_path'], strict=True):
+    order = ('FRONT', 'FRONT_RIGHT', 'FRONT_LEFT')
+    order += ('BACK', 'BACK_LEFT', 'BACK_RIGHT')
+    names = [f'CAM_{place}' for place in order]
+    assert list(results['images']) == names
+    for name, path in zip(names, results['img_path'], strict=True):
         assert path.endswith(f'__{name}.jpg')
 
 

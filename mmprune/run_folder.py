@@ -1,0 +1,142 @@
+"""The folder of a run: checked before the work, written whole after it."""
+
+import copy
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from .plan import PruningPlan
+from .report import markdown, save_json
+from .version import __version__
+
+
+def check_output(folder: Path, force: bool) -> None:
+    """Refuses a folder that cannot be written or holds another run.
+
+    Raises:
+        ValueError: If so; nothing is created here.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f'{folder} is a file; give a folder to write to')
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(
+            f'{folder} cannot be written: {existing} is read-only for this '
+            'user; choose another --output-dir'
+        )
+    if not force and (folder / 'report.json').exists():
+        raise ValueError(
+            f'{folder} holds another run (report.json); choose another '
+            '--output-dir or overwrite it with --force'
+        )
+
+
+def write(
+    models: dict[str, nn.Module],
+    plans: dict[str, PruningPlan],
+    report: dict,
+    cfg: Config,
+    meta: dict,
+    folder: Path,
+) -> dict[str, Path]:
+    """Writes all files of a run; they appear together or not at all.
+
+    Args:
+        models: Pruned models, ``structured`` and ``unstructured``.
+        plans: Their plans, under the same names.
+        report: What was measured.
+        cfg: Config of the dense model.
+        meta: Meta of the dense checkpoint; plain entries are carried on.
+        folder: Where to write.
+
+    Returns:
+        What it is -> path.
+    """
+    family = cfg.get('family', Path(cfg.filename).stem)
+    names = dict(
+        unstructured=f'{family}_pruned.pth',
+        structured=f'{family}_structured_pruned.pth',
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix='.writing-', dir=folder))
+    try:
+        for kind, model in models.items():
+            plan = plans[kind]
+            checkpoint = dict(
+                meta=_meta(meta, cfg, plan), state_dict=_weights(model)
+            )
+            torch.save(checkpoint, beside / names[kind])
+        if 'structured' in plans:
+            plans['structured'].save(beside / 'plan.json')
+            stem = Path(names['structured']).stem
+            (beside / f'{stem}.py').write_text(
+                pruned_config(cfg, names['structured'])
+            )
+        save_json(report, beside / 'report.json')
+        (beside / 'report.md').write_text(markdown(report))
+        written = {}
+        # The report marks a finished run, so it comes last.
+        for path in sorted(beside.iterdir(), key=lambda p: 'report' in p.name):
+            os.replace(path, folder / path.name)
+            written[path.name] = folder / path.name
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return written
+
+
+def _meta(meta: dict, cfg: Config, plan: PruningPlan) -> dict:
+    plain = {
+        k: v
+        for k, v in meta.items()
+        if isinstance(v, str | int | float | bool) or k == 'dataset_meta'
+    }
+    return {
+        **plain,
+        'cfg': cfg.pretty_text,
+        'mmprune_version': __version__,
+        'pruning_plan': plan.to_dict(),
+    }
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def pruned_config(cfg: Config, checkpoint: str) -> str:
+    """Returns the text of a config that a stock Runner builds from.
+
+    It stands alone; plan and weights are looked for beside it, so the folder
+    can be moved.
+
+    Args:
+        cfg: Config of the dense model.
+        checkpoint: File name of the pruned checkpoint.
+    """
+    cfg = copy.deepcopy(cfg)
+    beside = '{{ fileDirname }}/' + checkpoint
+    data_preprocessor = cfg.get('data_preprocessor')
+    cfg.model = dict(
+        type='mmprune.PrunedModel', model=cfg.model.to_dict(), plan=beside
+    )
+    if data_preprocessor is not None:
+        cfg.model['data_preprocessor'] = data_preprocessor
+    cfg.load_from = beside
+    cfg.custom_hooks = [
+        *cfg.get('custom_hooks', []),
+        dict(type='mmprune.PlanHook'),
+    ]
+    imports = dict(cfg.get('custom_imports') or dict(imports=[]))
+    imports['imports'] = sorted({'mmprune', *imports['imports']})
+    cfg.custom_imports = imports
+    cfg.pop('pruning', None)
+    return cfg.pretty_text

@@ -1,0 +1,97 @@
+"""Parameters and multiply-adds against numbers worked out by hand."""
+
+import copy
+
+import pytest
+import torch
+from tiny_models import CASES
+from torch import nn
+
+from mmprune.cost import (
+    cost_table,
+    count_macs,
+    count_nonzero,
+    count_params,
+    measure_latency,
+)
+from mmprune.plan import PruningPlan
+from mmprune.surgery import apply_plan, kept_index
+
+
+class Net(nn.Module):
+    """A convolution, an attention and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.attn = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+        self.out = nn.Linear(8, 5, bias=False)
+
+    def forward(self, x):
+        tokens = self.conv(x).flatten(2).transpose(1, 2)  # [1, 16, 8]
+        return self.out(self.attn(tokens, tokens, tokens)[0])
+
+
+IMAGE = torch.randn(1, 3, 4, 4)
+CONV = 16 * 8 * 3 * 9
+# four projections of 16 tokens, and q k^T and attention x v
+ATTENTION = 16 * 4 * 64 + 2 * 16 * 16 * 8
+LINEAR = 16 * 8 * 5
+
+
+def test_macs_by_hand():
+    macs = count_macs(Net().eval(), lambda m: m(IMAGE))
+    assert macs[''] == CONV + ATTENTION + LINEAR
+    assert macs['conv'] == CONV
+    assert macs['attn'] == ATTENTION
+    assert macs['out'] == LINEAR
+
+
+def test_counting_leaves_the_gradient_flags_alone():
+    model = Net()
+    model.conv.requires_grad_(False)
+    count_macs(model, lambda m: m(IMAGE))
+    assert not model.conv.weight.requires_grad
+    assert model.out.weight.requires_grad
+
+
+def test_params_and_zeros():
+    model = Net()
+    model.out.weight.data[:2] = 0
+    assert count_params(model) == 8 * 27 + 4 * 64 + 40
+    assert count_nonzero(model) == count_params(model) - 16
+
+
+def test_a_shared_parameter_counts_once():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    assert count_params(model) == 4 + 2 + 2
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_predicted_cost_is_the_measured_cost(name):
+    case = CASES[name]()
+    costs = cost_table(case.model, case.forward)
+    assert costs.total('macs') == count_macs(case.model, case.forward)['']
+    assert costs.total('params') == count_params(case.model)
+    groups = tuple(g for g in case.groups if not g.dense)
+    keep = {g.name: list(range(0, g.size, 2)) for g in groups}
+    plan = PruningPlan(groups, keep)
+    index = kept_index(plan, costs.shapes)
+    pruned = copy.deepcopy(case.model)
+    apply_plan(pruned, plan)
+    assert costs.total('params', index) == count_params(pruned)
+    measured = count_macs(pruned, case.forward)['']
+    assert costs.total('macs', index) == pytest.approx(measured, rel=1e-6)
+
+
+def test_without_an_example_there_are_no_macs():
+    costs = cost_table(Net(), None)
+    assert costs.total('macs') == 0
+    assert costs.total('params') > 0
+
+
+def test_latency_counts_runs_after_the_warm_up():
+    calls = []
+    assert measure_latency(lambda: calls.append(1), runs=3, warmup=2) >= 0
+    assert len(calls) == 5

@@ -1,0 +1,194 @@
+"""Pruners: from a model to a plan, with exact counts and clear refusals."""
+
+import pytest
+import torch
+from tiny_models import CASES
+from torch import nn
+
+from mmprune.cost import cost_table
+from mmprune.importance import BNScale, Magnitude, Random
+from mmprune.pruners import (
+    StructuredPruner,
+    WeightPruner,
+    protect,
+    protect_frozen,
+    prunable_weights,
+)
+from mmprune.registry import TASK_UTILS
+
+
+@pytest.fixture
+def vit():
+    return CASES['vit']()
+
+
+def counts(plan):
+    return {g.name: len(plan.keep[g.name]) for g in plan.groups}
+
+
+def test_each_granularity_loses_the_asked_fraction(vit):
+    plan = StructuredPruner(0.5)(vit.model, vit.groups)
+    kept = counts(plan)
+    heads = [n for n in kept if n.endswith('attn')]
+    assert sum(kept[n] for n in heads) == 3  # of 6
+    assert sum(kept.values()) - 3 == 768  # of 1536
+
+
+def test_layer_scope_loses_it_in_every_group(vit):
+    plan = StructuredPruner(0.25, scope='layer')(vit.model, vit.groups)
+    kept = counts(plan)
+    assert {n: k for n, k in kept.items() if 'mlp' in n} == {
+        'blocks.0.mlp': 576,
+        'blocks.1.mlp': 576,
+    }
+    assert kept['blocks.0.attn'] == 2
+
+
+def test_a_group_with_large_weights_does_not_win_by_size(vit):
+    with torch.no_grad():
+        vit.model.blocks[0].mlp.fc1.weight *= 100
+        vit.model.blocks[0].mlp.fc2.weight *= 100
+    kept = counts(StructuredPruner(0.5)(vit.model, vit.groups))
+    assert 284 < kept['blocks.0.mlp'] < 484
+
+
+def test_the_unit_that_matters_least_goes_first(vit):
+    with torch.no_grad():
+        vit.model.blocks[1].mlp.fc2.weight[:, 5] = 0
+        vit.model.blocks[1].mlp.fc1.weight[5] = 0
+    plan = StructuredPruner(1 / 1536)(vit.model, vit.groups)
+    (group,) = plan.groups
+    assert plan.removed(group) == [5]
+
+
+@pytest.mark.parametrize('target', ['params', 'macs'])
+@pytest.mark.parametrize('name', ['resnet', 'vit', 'distilbert', 'llama'])
+def test_cost_targets_are_met(name, target):
+    case = CASES[name]()
+    costs = cost_table(case.model, case.forward)
+    pruner = StructuredPruner(0.3, target=target, tolerance=0.01)
+    plan = pruner(case.model, case.groups, costs=costs)
+    from mmprune.surgery import kept_index
+
+    left = costs.total(target, kept_index(plan, costs.shapes))
+    assert left / costs.total(target) == pytest.approx(0.7, abs=0.01)
+
+
+def test_round_to_is_for_wide_groups_only(vit):
+    plan = StructuredPruner(0.4, round_to=64)(vit.model, vit.groups)
+    for name, kept in counts(plan).items():
+        assert kept % 64 == 0 or 'attn' in name
+
+
+def test_the_model_is_left_as_it_is(vit):
+    before = {k: v.clone() for k, v in vit.model.state_dict().items()}
+    StructuredPruner(0.5)(vit.model, vit.groups)
+    after = vit.model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
+def test_provenance_is_plain_data(vit):
+    plan = StructuredPruner(0.5, importance=Magnitude(p=2))(
+        vit.model, vit.groups
+    )
+    assert plan.provenance['importance'] == 'Magnitude(p=2)'
+    assert plan.provenance['sparsity'] == 0.5
+
+
+def test_a_config_builds_pruner_and_criterion():
+    pruner = TASK_UTILS.build(
+        dict(
+            type='mmprune.StructuredPruner',
+            sparsity=0.2,
+            importance=dict(type='mmprune.Random', seed=3),
+        )
+    )
+    assert pruner.importance == Random(seed=3)
+
+
+def test_requests_that_cannot_work_are_refused(vit):
+    with pytest.raises(ValueError, match="found 'flops'"):
+        StructuredPruner(0.5, target='flops')
+    with pytest.raises(ValueError, match='no group is open for BNScale'):
+        StructuredPruner(0.5, importance=BNScale())(vit.model, vit.groups)
+    with pytest.raises(ValueError, match='needs the cost of the model'):
+        StructuredPruner(0.5, target='macs')(vit.model, vit.groups)
+    with pytest.raises(ValueError, match="found 'all'"):
+        StructuredPruner(0.5, scope='all')(vit.model, vit.groups)
+
+
+def test_protection_by_group_or_tensor_name(vit):
+    groups = protect(vit.groups, ['attn$', r'blocks\.1\.mlp\.fc2'])
+    dense = {g.name: g.dense for g in groups if g.dense}
+    assert dense == {
+        'blocks.0.attn': 'protected by attn$',
+        'blocks.1.attn': 'protected by attn$',
+        'blocks.1.mlp': r'protected by blocks\.1\.mlp\.fc2',
+    }
+
+
+def test_frozen_layers_stay_dense_but_frozen_norms_do_not_count():
+    case = CASES['resnet']()
+    case.model.layer1.requires_grad_(False)
+    for module in case.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)
+    groups = protect_frozen(case.groups, case.model)
+    dense = {g.name for g in groups if g.dense}
+    assert {'layer1.0.conv1', 'layer1.1.conv1'} <= dense
+    assert 'layer2.0.conv1' not in dense
+
+
+@pytest.mark.parametrize('scope', ['global', 'layer'])
+@pytest.mark.parametrize('sparsity', [0, 0.123, 0.5, 0.999])
+def test_exactly_the_asked_weights_are_zero(sparsity, scope):
+    model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.Linear(5, 11))
+    plan = WeightPruner(sparsity, scope=scope)(model)
+    parts = [model[0].weight, model[1].weight]
+    assert set(plan.sparse) == {'0.weight', '1.weight'}
+    if scope == 'global':
+        parts = [torch.cat([p.flatten() for p in parts])]
+    for part in parts:
+        asked = int(sparsity * part.numel() + 0.5)
+        assert int((part == 0).sum()) == asked
+
+
+def test_the_smallest_weights_go_and_biases_stay():
+    model = nn.Sequential(nn.Linear(4, 1), nn.Linear(2, 1))
+    model[0].weight.data = torch.tensor([[0.1, -5.0, 0.2, -0.3]])
+    model[1].weight.data = torch.tensor([[4.0, -0.05]])
+    biases = [layer.bias.clone() for layer in model]
+    WeightPruner(0.5)(model)
+    expected = torch.tensor([[0, -5.0, 0, -0.3]])
+    assert torch.equal(model[0].weight.detach(), expected)
+    assert model[1].weight.tolist() == [[4, 0]]
+    assert all(
+        torch.equal(b, layer.bias)
+        for b, layer in zip(biases, model, strict=True)
+    )
+
+
+def test_which_weights_are_prunable():
+    model = nn.ModuleDict(
+        {
+            'attn': nn.MultiheadAttention(4, 2),
+            'norm': nn.LayerNorm(4),
+            'table': nn.Embedding(3, 4),
+            'one': nn.Linear(4, 4),
+            'two': nn.Linear(4, 4),
+        }
+    )
+    model['two'].weight = model['one'].weight
+    assert list(prunable_weights(model)) == [
+        'attn.in_proj_weight',
+        'attn.out_proj.weight',
+        'one.weight',
+    ]
+    assert list(prunable_weights(model, ['attn'])) == ['one.weight']
+
+
+def test_a_model_without_weights_is_refused():
+    with pytest.raises(ValueError, match='nothing can be pruned'):
+        WeightPruner(0.5)(nn.LayerNorm(4))
+    with pytest.raises(ValueError, match="found 'row'"):
+        WeightPruner(0.5, scope='row')
