@@ -2,13 +2,15 @@
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from .groups import named_tensors
 
@@ -36,29 +38,85 @@ def count_macs(model: nn.Module, forward: Forward) -> dict[str, int]:
         model: Any model, also one pruned before.
         forward: Runs the model once on the example that is to be counted.
     """
+    macs: Counter[str] = Counter({'': 0})
+    for path, own in _own_macs(model, forward).items():
+        parts = path.split('.') if path else []
+        for depth in range(len(parts) + 1):
+            macs['.'.join(parts[:depth])] += own
+    return dict(macs)
+
+
+def _own_macs(model: nn.Module, forward: Forward) -> Counter[str]:
+    """Multiply-adds that each module does itself, not in its children."""
+    stack, own = [''], Counter()
+    hooks = []
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    for path, module in model.named_modules():
+        hooks += [
+            module.register_forward_pre_hook(
+                lambda *_, path=path: stack.append(path)
+            ),
+            module.register_forward_hook(leave),
+        ]
     # The fused inference path of nn.MultiheadAttention is one operator that
-    # the counter does not know.
+    # has no formula.
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    trained = [p for p in model.parameters() if p.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for param in trained:
-            # The counter hooks whatever requires a gradient, and fails on
-            # views of parameters.
-            param.requires_grad_(False)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _MacCounter(stack, own):
             forward(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for param in trained:
-            param.requires_grad_(True)
-    root = type(model).__name__
-    counts = counter.get_flop_counts()
-    macs = {'': sum(counts.get('Global', {}).values()) // 2}
-    for path, ops in counts.items():
-        if path.startswith(f'{root}.'):
-            macs[path[len(root) + 1 :]] = sum(ops.values()) // 2
-    return macs
+        for hook in hooks:
+            hook.remove()
+    return own
+
+
+class _MacCounter(TorchDispatchMode):
+    """Adds the multiply-adds of every operator to the module that runs.
+
+    PyTorch's ``FlopCounterMode`` adds them to all callers, so a branch that
+    a decoder is given to call would count as the decoder's, and it does not
+    know the CPU's attention kernel.
+    """
+
+    def __init__(self, stack: list[str], own: Counter[str]) -> None:
+        super().__init__()
+        self.stack = stack
+        self.own = own
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = _FLOPS.get(func.overloadpacket)
+        if formula is not None:
+            flops = formula(*args, **(kwargs or {}), out_val=out)
+            self.own[self.stack[-1]] += flops // 2
+        return out
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_, **__):
+    """Of ``[B, heads, L, width]``; keys may have fewer heads (GQA)."""
+    width = query.shape[-1] + value.shape[-1]
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * width
+
+
+_FLOPS = {
+    **flop_registry,
+    **{
+        getattr(torch.ops.aten, f'_scaled_dot_product_{kernel}'): (
+            _attention_flops
+        )
+        for kernel in (
+            'flash_attention_for_cpu',
+            'flash_attention',
+            'efficient_attention',
+            'cudnn_attention',
+        )
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -114,34 +172,20 @@ def cost_table(model: nn.Module, forward: Forward | None) -> CostTable:
         macs=dict.fromkeys(params, 0.0),
     )
     if forward is not None:
-        _charge(model, count_macs(model, forward), table.macs)
+        _charge(model, _own_macs(model, forward), table.macs)
     return table
 
 
 def _charge(
-    model: nn.Module, macs: dict[str, int], prices: dict[str, float]
+    model: nn.Module, own: Counter[str], prices: dict[str, float]
 ) -> None:
     """Spreads what each module does itself over its own matrices."""
     names = {id(p): n for n, p in model.named_parameters()}
-    for path, total in macs.items():
-        inside = f'{path}.' if path else ''
-        children = {
-            other
-            for other in macs
-            if other and other != path and other.startswith(inside)
-        }
-        direct = {
-            c
-            for c in children
-            if not any(c.startswith(f'{o}.') for o in children)
-        }
-        own = total - sum(macs[c] for c in direct)
-        if own <= 0:
-            continue
+    for path, macs in own.items():
         weights = _matrices(model.get_submodule(path))
         elements = sum(p.numel() for p in weights)
         for param in weights:
-            prices[names[id(param)]] += own / elements
+            prices[names[id(param)]] += macs / elements
 
 
 def _matrices(module: nn.Module) -> list[Tensor]:

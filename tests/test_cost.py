@@ -47,12 +47,31 @@ def test_macs_by_hand():
     assert macs['out'] == LINEAR
 
 
-def test_counting_leaves_the_gradient_flags_alone():
-    model = Net()
-    model.conv.requires_grad_(False)
-    count_macs(model, lambda m: m(IMAGE))
-    assert not model.conv.weight.requires_grad
-    assert model.out.weight.requires_grad
+def test_macs_of_a_model_that_is_not_called_as_a_whole():
+    macs = count_macs(Net().eval(), lambda m: m.forward(IMAGE))
+    assert macs['attn'] == ATTENTION
+
+
+def test_macs_of_the_fused_attention_kernel():
+    model = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+    x = torch.randn(1, 16, 8)
+    macs = count_macs(model, lambda m: m(x, x, x, need_weights=False))
+    assert macs[''] == ATTENTION
+
+
+class Given(nn.Module):
+    """Calls a branch that belongs to somebody else, as VAD's decoders do."""
+
+    def forward(self, x, branch):
+        return branch(x)
+
+
+def test_a_branch_counts_where_it_belongs_not_where_it_is_called():
+    model = nn.ModuleDict({'decoder': Given(), 'branch': nn.Linear(4, 2)})
+    x = torch.randn(1, 4)
+    run = lambda m: m['decoder'](x, m['branch'])  # noqa: E731
+    assert count_macs(model, run) == {'': 8, 'branch': 8}
+    assert cost_table(model, run).total('macs') == 8
 
 
 def test_params_and_zeros():
