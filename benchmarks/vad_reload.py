@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -242,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
             f'{args.rounds} interleaved loads, '
             f'{torch.get_num_threads()} threads, PyTorch '
             f'{torch.__version__}, torch-pruning '
-            f'{torch_pruning.__version__}\n'
+            f'{version("torch-pruning")}\n'
         )
         print(table(ways))
     return int(not all(way.identical for way in ways))

@@ -69,7 +69,8 @@ class VADPruning:
 
         The second frame reads the BEV of the first, as in a drive. Motion
         reads all map vectors, the most that it can select: how many are
-        selected depends on the weights, and costs could not be compared.
+        selected depends on the weights, and neither costs nor outputs could
+        be compared.
         """
         return self._run(model, frames=2)
 
@@ -109,14 +110,18 @@ class VADPruning:
 
 @contextmanager
 def all_lanes(model: nn.Module) -> Iterator[None]:
-    """Lets motion read every map vector while it lasts."""
+    """Lets every agent read every map vector while it lasts.
+
+    Which ones an agent reads is otherwise decided by two thresholds, at
+    which a rounding error of 1e-7 flips a whole trajectory.
+    """
     head = model.pts_bbox_head
-    threshold = head.map_threshold
-    head.map_threshold = -1.0
+    thresholds = head.map_threshold, head.lane_distance
+    head.map_threshold, head.lane_distance = -1.0, float('inf')
     try:
         yield
     finally:
-        head.map_threshold = threshold
+        head.map_threshold, head.lane_distance = thresholds
 
 
 def _with_history(sample: Any, frames: int) -> Any:
