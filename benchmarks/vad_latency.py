@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from rich.progress import track
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +82,8 @@ def dense_vad(args: argparse.Namespace) -> tuple[torch.nn.Module, str]:
         return golden_vad(args.shared, 'tiny', tag), 'golden (untrained)'
     torch.manual_seed(0)
     model = build_model(cfg)
+    # It would log every tensor.
+    MMLogger.get_current_instance().setLevel('ERROR')
     model.init_weights()
     return model.eval(), 'init_weights() with seed 0 (untrained)'
 

@@ -29,6 +29,9 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
                 'heads; protect it'
             )
         module.__class__ = cls
+        # PyTorch's fused encoder layer asks this before it reads the packed
+        # weights itself; it must call `forward` instead.
+        module._qkv_same_embed_dim = False
         proj = module.out_proj
         proj.out_features, proj.in_features = proj.weight.shape
 

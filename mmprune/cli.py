@@ -1,6 +1,7 @@
 """What the command-line tools share: errors, configs, progress."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +18,18 @@ from rich.progress import (
 
 
 def fail_in_one_sentence(main: Callable) -> Callable:
-    """Makes what a user caused one sentence on stderr and exit code 2."""
+    """Makes what a user caused one sentence on stderr and exit code 2.
+
+    With ``MMPRUNE_TRACEBACK=1`` in the environment the traceback shows.
+    """
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return main(*args, **kwargs)
         except (ValueError, KeyError, OSError) as error:
+            if os.environ.get('MMPRUNE_TRACEBACK'):
+                raise
             # KeyError is what mmengine's registries raise; its text is
             # quoted.
             text = error.args[0] if isinstance(error, KeyError) else error

@@ -91,6 +91,8 @@ class _MacCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         formula = _FLOPS.get(func.overloadpacket)
+        if str(func.overloadpacket) == 'torchvision.deform_conv2d':
+            formula = _deform_conv_flops
         if formula is not None:
             flops = formula(*args, **(kwargs or {}), out_val=out)
             self.own[self.stack[-1]] += flops // 2
@@ -101,6 +103,13 @@ def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_, **__):
     """Of ``[B, heads, L, width]``; keys may have fewer heads (GQA)."""
     width = query.shape[-1] + value.shape[-1]
     return 2 * query.shape[:-1].numel() * key.shape[-2] * width
+
+
+def _deform_conv_flops(
+    image: Tensor, weight: Tensor, *_: Any, out_val: Tensor, **__: Any
+) -> int:
+    """Of torchvision's operator, which may not be loaded here."""
+    return 2 * out_val.numel() * weight[0].numel()
 
 
 _FLOPS = {

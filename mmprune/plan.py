@@ -130,7 +130,8 @@ class PruningPlan:
 
 def checkpoint_plan(checkpoint: Mapping) -> dict | None:
     """Returns the plan in a checkpoint as plain data, ``None`` if dense."""
-    return (checkpoint.get('meta') or {}).get('pruning_plan')
+    meta = checkpoint.get('meta')
+    return meta.get('pruning_plan') if isinstance(meta, Mapping) else None
 
 
 def _check_keep(group: PruneGroup, keep: list[int]) -> None:

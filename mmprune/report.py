@@ -28,6 +28,7 @@ def weights_mb(model: nn.Module) -> float:
 
 def group_rows(plan: PruningPlan, groups: list[PruneGroup]) -> list[dict]:
     """Returns one row per group: its units, how many stay, and why dense."""
+    unscored = plan.provenance.get('unscored', {})
     rows = []
     for group in groups:
         kept = len(plan.keep.get(group.name, range(group.size)))
@@ -38,7 +39,7 @@ def group_rows(plan: PruningPlan, groups: list[PruneGroup]) -> list[dict]:
                 units=group.size,
                 kept=kept,
                 sparsity=1 - kept / group.size,
-                dense_because=group.dense,
+                dense_because=group.dense or unscored.get(group.name, ''),
             )
         )
     return rows

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +15,9 @@ from .plan import PruningPlan
 from .report import markdown, save_json
 from .version import __version__
 
+# What a run writes; with --force all of an older run goes.
+_RUN = re.compile(r'(.+_)?pruned\.(pth|py)|plan\.json|report\.(json|md)')
+
 
 def check_output(folder: Path, force: bool) -> None:
     """Refuses a folder that cannot be written or holds another run.
@@ -21,20 +25,21 @@ def check_output(folder: Path, force: bool) -> None:
     Raises:
         ValueError: If so; nothing is created here.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f'{folder} is a file; give a folder to write to')
-    existing = folder
+    existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f'{existing} is a file; give a folder to write to')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
             f'{folder} cannot be written: {existing} is read-only for this '
             'user; choose another --output-dir'
         )
-    if not force and (folder / 'report.json').exists():
+    found = sorted(p.name for p in folder.glob('*') if _RUN.fullmatch(p.name))
+    if found and not force:
         raise ValueError(
-            f'{folder} holds another run (report.json); choose another '
-            '--output-dir or overwrite it with --force'
+            f'{folder} holds another run ({", ".join(found[:3])}); choose '
+            'another --output-dir or overwrite it with --force'
         )
 
 
@@ -81,6 +86,9 @@ def write(
             )
         save_json(report, beside / 'report.json')
         (beside / 'report.md').write_text(markdown(report))
+        for path in folder.glob('*'):
+            if _RUN.fullmatch(path.name) and not (beside / path.name).exists():
+                path.unlink()
         written = {}
         # The report marks a finished run, so it comes last.
         for path in sorted(beside.iterdir(), key=lambda p: 'report' in p.name):
@@ -94,7 +102,7 @@ def write(
 def _meta(meta: dict, cfg: Config, plan: PruningPlan) -> dict:
     plain = {
         k: v
-        for k, v in meta.items()
+        for k, v in (meta.items() if isinstance(meta, dict) else ())
         if isinstance(v, str | int | float | bool) or k == 'dataset_meta'
     }
     return {

@@ -33,7 +33,7 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
         )
     tensors = named_tensors(model)
     index = kept_index(plan, {k: tuple(t.shape) for k, t in tensors.items()})
-    _refuse_shared(tensors, index)
+    _refuse_tied(model, tensors, index)
     replaced: dict[int, Tensor] = {}
     touched = {}
     for name, dims in index.items():
@@ -111,15 +111,27 @@ def _sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
     return new
 
 
-def _refuse_shared(
-    tensors: dict[str, Tensor], index: dict[str, dict[int, Tensor]]
+def _refuse_tied(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    index: dict[str, dict[int, Tensor]],
 ) -> None:
-    """Tied tensors may only be sliced alike, or one name goes stale."""
+    """Tied tensors may only be sliced alike, or one name goes stale.
+
+    One module under two names is not tied: both lead to the new tensor.
+    """
+
+    def holder(name: str) -> tuple[int, str]:
+        path, _, leaf = name.rpartition('.')
+        return id(model.get_submodule(path)), leaf
+
     names = defaultdict(list)
     for name, tensor in tensors.items():
         names[id(tensor)].append(name)
     for name, dims in index.items():
         for other in names[id(tensors[name])]:
+            if holder(other) == holder(name):
+                continue
             theirs = index.get(other, {})
             alike = theirs.keys() == dims.keys() and all(
                 torch.equal(theirs[d], dims[d]) for d in dims

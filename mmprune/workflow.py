@@ -1,6 +1,7 @@
 """From a config and a checkpoint to pruned checkpoints and a report."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from .plan import PruningPlan, checkpoint_plan
 from .pruners import (
     StructuredPruner,
     WeightPruner,
+    check_groups,
     masked_difference,
     protect,
     protect_frozen,
@@ -138,15 +140,29 @@ def check_options(options: Options) -> None:
         ValueError: If an option is out of range or the device is absent.
     """
     check_sparsity(options.sparsity)
-    device = options.device.partition(':')[0]
-    if device == 'cuda' and not torch.cuda.is_available():
+    if options.round_to < 1 or options.min_keep < 1:
+        raise ValueError(
+            '--round-to and --min-keep are numbers of units and at least 1, '
+            f'found {options.round_to} and {options.min_keep}'
+        )
+    if options.latency_runs < 0:
+        raise ValueError(
+            f'--latency-runs must not be negative, found '
+            f'{options.latency_runs}; 0 measures nothing'
+        )
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        device = torch.device('meta')
+        problem = str(error).splitlines()[0]
+    else:
+        problem = f'found {options.device!r}'
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(f'--device must be cpu or cuda[:N]: {problem}')
+    if device.type == 'cuda' and not torch.cuda.is_available():
         raise ValueError(
             f'--device {options.device} was asked for, but PyTorch '
             f'{torch.__version__} sees no CUDA device; use --device cpu'
-        )
-    if device not in ('cpu', 'cuda'):
-        raise ValueError(
-            f'--device must be cpu or cuda, found {options.device!r}'
         )
 
 
@@ -179,6 +195,12 @@ def load_dense(cfg: Config, path: Path, options: Options) -> tuple:
         )
     model = build_model(cfg)
     load_weights(model, checkpoint, path)
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f'{path}: {name} holds NaN or infinite values; give a '
+                'checkpoint of a training that went well'
+            )
     return model.to(options.device).eval(), checkpoint.get('meta') or {}
 
 
@@ -202,7 +224,9 @@ def prune(
     stage('preparing an example')
     family = family_of(cfg, options.ann_file)
     stage('finding groups')
-    groups = protect(family.groups(model), options.protect)
+    groups = protect(
+        family.groups(model), options.protect, list(prunable_weights(model))
+    )
     if not options.prune_frozen:
         groups = protect_frozen(groups, model)
     stage('counting the dense model')
@@ -214,7 +238,7 @@ def prune(
         result.models['unstructured'] = copy.deepcopy(model)
         result.plans['unstructured'] = WeightPruner(
             options.sparsity,
-            protect=_that_match(options.protect, model),
+            protect=_protected(options.protect, groups),
         )(result.models['unstructured'])
         rows['unstructured'] = _row(
             result.models['unstructured'], family, options
@@ -223,6 +247,9 @@ def prune(
         stage('scoring and choosing units')
         plan = _plan(model, groups, family, costs, options)
         stage('checking that masked equals pruned')
+        if _fault(model, plan, family):
+            groups = check_groups(model, groups, family.forward)
+            plan = _plan(model, groups, family, costs, options)
         difference = _check(model, plan, family)
         result.models['structured'] = copy.deepcopy(model)
         apply_plan(result.models['structured'], plan)
@@ -235,14 +262,17 @@ def prune(
     return result
 
 
-def _that_match(
-    patterns: tuple[str, ...], model: nn.Module
+def _protected(
+    patterns: tuple[str, ...], groups: list[PruneGroup]
 ) -> tuple[str, ...]:
-    """Group names may be protected that name no single weight."""
-    weights = prunable_weights(model)
-    return tuple(
-        p for p in patterns if len(prunable_weights(model, [p])) < len(weights)
-    )
+    """The patterns, and the exact names of what the protected groups hold."""
+    names = {
+        s.tensor
+        for g in groups
+        if g.dense.startswith('protected by')
+        for s in g.producers
+    }
+    return (*patterns, *(f'^{re.escape(name)}$' for name in sorted(names)))
 
 
 def _plan(
@@ -276,9 +306,18 @@ def _plan(
     return plan
 
 
+def _fault(model: nn.Module, plan: PruningPlan, family: Family) -> bool:
+    """Whether the pruned model fails or differs; `check_groups` finds why."""
+    try:
+        difference = masked_difference(model, plan, family.forward)
+    except (RuntimeError, ValueError, IndexError):
+        return True
+    return not difference <= TOLERANCE
+
+
 def _check(model: nn.Module, plan: PruningPlan, family: Family) -> float:
     difference = masked_difference(model, plan, family.forward)
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:
         raise ValueError(
             'the pruned model would compute something else than the masked '
             f'one (outputs differ by {difference:.1e} of their scale); '

@@ -154,6 +154,18 @@ class Leaky(nn.Module):
         return x, self.two(x)
 
 
+class Wrapped:
+    """An output that nobody can look into."""
+
+
+def test_outputs_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match='returned Wrapped without'):
+        tensors_of(Wrapped())
+    nan = torch.tensor([float('nan')])
+    with pytest.raises(ValueError, match='not finite'):
+        relative_difference(nan, nan)
+
+
 def test_a_group_that_fails_its_own_check_is_left_dense():
     model = Leaky().eval()
     image = torch.randn(1, 3, 4, 4)

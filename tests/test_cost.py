@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import CASES
 from torch import nn
+from torchvision.ops import DeformConv2d
 
 from mmprune.cost import (
     cost_table,
@@ -72,6 +73,13 @@ def test_a_branch_counts_where_it_belongs_not_where_it_is_called():
     run = lambda m: m['decoder'](x, m['branch'])  # noqa: E731
     assert count_macs(model, run) == {'': 8, 'branch': 8}
     assert cost_table(model, run).total('macs') == 8
+
+
+def test_macs_of_a_deformable_convolution():
+    model = DeformConv2d(4, 6, 3, padding=1)
+    image, offset = torch.randn(1, 4, 8, 8), torch.randn(1, 18, 8, 8)
+    macs = count_macs(model, lambda m: m(image, offset))
+    assert macs[''] == 64 * 6 * 4 * 9
 
 
 def test_params_and_zeros():

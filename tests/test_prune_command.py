@@ -225,6 +225,28 @@ def test_a_dense_model_refuses_a_pruned_checkpoint(files, tmp_path):
         Runner.from_cfg(cfg).test()
 
 
+@pytest.mark.parametrize('lost', ['branch', 'plan', 'all'])
+def test_the_test_command_refuses_weights_that_do_not_fit(
+    capsys, files, tmp_path, lost
+):
+    path = (
+        prune(files, '--pruning-ratio', '0.5') / 'tiny_structured_pruned.pth'
+    )
+    checkpoint = torch.load(path)
+    state = checkpoint['state_dict']
+    if lost == 'plan':
+        del checkpoint['meta']['pruning_plan']
+    else:
+        for name in [n for n in state if lost in ('all', n.split('.')[0])]:
+            del state[name]
+        state['x'] = torch.ones(1)
+    torch.save(checkpoint, path)
+    with pytest.raises(SystemExit) as end:
+        command(TEST)([str(files[0]), str(path), '--work-dir', str(tmp_path)])
+    assert end.value.code == 2
+    assert 'does not fit the model' in capsys.readouterr().err
+
+
 # -- bad input -------------------------------------------------------------
 
 
@@ -269,6 +291,11 @@ def fails(capsys, files, *flags):
         ),
         (['--target', 'params', '--round-to', '64'], '100.0% still remain'),
         (['--round-to', '0'], 'at least 1'),
+        (['--min-keep', '0', '--mode', 'unstructured'], 'at least 1'),
+        (['--latency-runs', '-1'], 'must not be negative'),
+        (['--device', 'cpu:foo'], 'must be cpu or cuda'),
+        (['--output-dir', ''], '--output-dir is empty'),
+        (['--cfg-options', 'model.foo=1'], 'cannot be built'),
         (['--fine-tune', '--retrain'], 'this version prunes only'),
         (['--gpus', '3'], '--gpus 3'),
         (['--launcher', 'pytorch'], '--launcher pytorch'),
@@ -307,6 +334,14 @@ def broken(kind, files):
         torch.save({'state_dict': evil}, path)
     elif kind == 'other model':
         torch.save({'state_dict': {'conv1.weight': torch.ones(2)}}, path)
+    elif kind == 'wrong types':
+        torch.save({'state_dict': [1], 'meta': 'x'}, path)
+    elif kind == 'nested':
+        torch.save({'model': torch.load(path)['state_dict']}, path)
+    elif kind == 'not finite':
+        state = torch.load(path)['state_dict']
+        state['one.bias'][3] = float('nan')
+        torch.save({'state_dict': state}, path)
     elif kind == 'a part':
         state = torch.load(path)['state_dict']
         part = {k: v for k, v in state.items() if k.startswith('branch')}
@@ -323,6 +358,9 @@ def broken(kind, files):
         ('malicious', '--trust-checkpoint'),
         ('malicious zip', '--trust-checkpoint'),
         ('other model', 'No key fits'),
+        ('wrong types', 'the file has meta, state_dict'),
+        ('nested', 'the file has model'),
+        ('not finite', 'one.bias holds NaN'),
         ('a part', 'keys are missing (stem.weight, stem.bias, one.weight'),
     ],
 )
@@ -373,6 +411,41 @@ def test_another_run_is_not_overwritten(capsys, files):
     stamp = (folder / 'report.json').stat().st_mtime_ns
     prune(files, '--force')
     assert (folder / 'report.json').stat().st_mtime_ns > stamp
+
+
+def test_files_of_an_older_run_go_with_force(files):
+    folder = prune(files)
+    (folder / 'notes.txt').write_text('mine')
+    prune(files, '--force', '--mode', 'structured')
+    names = {p.name for p in folder.iterdir()}
+    assert 'tiny_pruned.pth' not in names
+    assert {'notes.txt', 'tiny_structured_pruned.pth'} < names
+
+
+def test_a_protected_group_keeps_its_weights_in_both_modes(files):
+    folder = prune(files, '--protect', '^branch.0$', '--pruning-ratio', '0.9')
+    state = torch.load(folder / 'tiny_pruned.pth')['state_dict']
+    assert state['branch.0.weight'].all()
+    assert not state['branch.2.weight'].all()
+
+
+def test_a_weight_that_no_group_has_can_be_protected(files):
+    folder = prune(files, '--protect', 'scored.2.weight')
+    state = torch.load(folder / 'tiny_pruned.pth')['state_dict']
+    assert state['scored.2.weight'].all()
+
+
+def test_the_report_names_groups_that_the_criterion_cannot_score(files):
+    folder = prune(files, '--importance', 'bn_scale')
+    report = json.loads((folder / 'report.json').read_text())
+    reasons = {g['group']: g['dense_because'] for g in report['groups']}
+    assert reasons['two'] == 'BNScale has no score for it'
+
+
+def test_the_traceback_shows_on_demand(files, monkeypatch):
+    monkeypatch.setenv('MMPRUNE_TRACEBACK', '1')
+    with pytest.raises(ValueError, match='found 2'):
+        prune(files, '--pruning-ratio', '2')
 
 
 def test_output_that_is_a_file_or_read_only(capsys, files, monkeypatch):

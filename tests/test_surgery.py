@@ -118,6 +118,16 @@ def test_a_shared_tensor_must_be_sliced_alike():
     assert model[0].weight is model[1].weight
 
 
+def test_one_module_under_two_names_is_no_tie():
+    """As the shared branches of a DETR."""
+    branch = nn.Linear(4, 4)
+    model = nn.ModuleList([branch, branch])
+    group = PruneGroup('g', 'neuron', 4, (Slice('0.weight'), Slice('0.bias')))
+    apply_plan(model, plan(group, g=[0, 1]))
+    assert model[1].weight.shape == (2, 4)
+    assert model[1].out_features == 2
+
+
 def test_the_index_also_slices_what_has_the_shape_of_a_parameter():
     """As the momentum of an optimizer."""
     index = kept_index(

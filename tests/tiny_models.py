@@ -166,6 +166,14 @@ def mha_separate() -> Case:
     return _case(model, lambda m: m(query, key, value), mha_groups)
 
 
+def encoder() -> Case:
+    """PyTorch's encoder layers, which have a fused path of their own."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2)
+    tokens = torch.randn(2, 5, 16)
+    return _case(model, lambda m: m(tokens), mha_groups)
+
+
 def ffn() -> Case:
     """A branch of linear layers, nested as mmcv nests them."""
     model = nn.Sequential(
@@ -188,6 +196,7 @@ CASES = {
         llama,
         mha,
         mha_separate,
+        encoder,
         ffn,
     )
 }

@@ -49,7 +49,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='what the ratio counts in structured pruning',
     )
     add('--round-to', type=int, default=1, help='kept widths: a multiple')
-    add('--min-keep', type=int, default=1, help='units a group keeps')
+    add(
+        '--min-keep',
+        type=int,
+        default=1,
+        help='channels or neurons that every group keeps',
+    )
     add(
         '--protect',
         action='append',
@@ -95,7 +100,7 @@ def refuse_training(args: argparse.Namespace) -> None:
         for flag, given in (
             ('--fine-tune', args.fine_tune),
             ('--retrain', args.retrain),
-            (f'--gpus {args.gpus}', args.gpus > 1),
+            (f'--gpus {args.gpus}', args.gpus != 1),
             ('--gpu-ids', len(args.gpu_ids or ()) > 1),
             (f'--launcher {args.launcher}', args.launcher != 'none'),
         )
@@ -135,6 +140,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     refuse_training(args)
     options = options_from(args)
+    if not args.output_dir:
+        raise ValueError('--output-dir is empty; give a folder to write to')
     folder = Path(args.output_dir)
     workflow.check_options(options)
     run_folder.check_output(folder, args.force)

@@ -13,11 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmengine.model import is_model_wrapper  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.compat import load_checkpoint_file, trust_checkpoints  # noqa: E402
-from mmprune.models import as_pruned  # noqa: E402
+from mmprune.models import as_pruned, load_weights  # noqa: E402
 from mmprune.plan import checkpoint_plan  # noqa: E402
 
 
@@ -73,7 +74,16 @@ def main(argv: list[str] | None = None) -> dict:
     if checkpoint_plan(checkpoint) is not None:
         cfg.model = as_pruned(cfg.model, args.checkpoint)
     cfg.load_from = args.checkpoint
-    return Runner.from_cfg(cfg).test()
+    runner = Runner.from_cfg(cfg)
+    # The Runner only warns where keys or shapes differ, and would test
+    # random weights.
+    load_weights(unwrapped(runner.model), checkpoint, args.checkpoint)
+    return runner.test()
+
+
+def unwrapped(model):
+    """Returns the model inside a data-parallel wrapper."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def as_list(value: dict | list) -> list:

@@ -30,7 +30,13 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if plan is not None:
         model = as_pruned(model, plan)
-    return MODELS.build(model)
+    try:
+        return MODELS.build(model)
+    except TypeError as error:
+        raise ValueError(
+            f'the model of {cfg.filename or "the config"} cannot be built: '
+            f'{error}'
+        ) from error
 
 
 def as_pruned(model: dict, plan: dict | str | Path) -> dict:
@@ -85,12 +91,27 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     Raises:
         ValueError: If keys or shapes differ.
     """
-    weights = checkpoint.get('state_dict', checkpoint)
+    weights = _state_dict(checkpoint, name)
     weights = _without_prefix(weights, model.state_dict())
     problem = difference(model.state_dict(), weights)
     if problem:
         raise ValueError(f'{name} does not fit the model: {problem}')
     model.load_state_dict(weights)
+
+
+def _state_dict(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:
+    weights = checkpoint.get('state_dict', checkpoint)
+    named = isinstance(weights, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor)
+        for k, v in weights.items()
+    )
+    if not named:
+        found = sorted(map(str, checkpoint))[:5]
+        raise ValueError(
+            f'{name} holds no weights: under `state_dict` names with tensors '
+            f'are expected, the file has {", ".join(found)}'
+        )
+    return weights
 
 
 def _without_prefix(

@@ -45,7 +45,8 @@ class StructuredPruner:
             nor big weights win by size) or ``layer``.
         round_to: Kept channels and neurons of a touched group are a multiple
             of this.
-        min_keep: Units that every group keeps.
+        min_keep: Channels and neurons that every group keeps; of other
+            units one stays.
         protect: Regular expressions; groups whose name or tensors match stay
             dense.
         tolerance: How near ``params`` and ``macs`` have to come, as a
@@ -105,6 +106,7 @@ class StructuredPruner:
             batches,
             loss_fn,
         )
+        open_groups = [g for g in groups if not g.dense]
         groups, scores = self.score(groups, stats)
         if self.target == 'units':
             keep = self._keep_units(groups, scores)
@@ -114,7 +116,10 @@ class StructuredPruner:
         return PruningPlan(
             groups=pruned,
             keep={g.name: keep[g.name] for g in pruned},
-            provenance=self.describe(stats),
+            provenance={
+                **self.describe(stats),
+                'unscored': self.unscored(open_groups, scores),
+            },
         )
 
     def score(
@@ -138,6 +143,17 @@ class StructuredPruner:
                 'protect less or choose another criterion'
             )
         return scored, scores
+
+    def unscored(
+        self, groups: list[PruneGroup], scores: dict[str, Tensor]
+    ) -> dict[str, str]:
+        """Returns why open groups stay dense: the criterion has no score."""
+        name = type(self.importance).__name__
+        return {
+            g.name: f'{name} has no score for it'
+            for g in groups
+            if g.name not in scores
+        }
 
     def describe(self, stats: Statistics) -> dict:
         """Returns the options as plain data, for people to read."""
@@ -213,9 +229,17 @@ class StructuredPruner:
 
 
 def protect(
-    groups: Iterable[PruneGroup], patterns: Sequence[str]
+    groups: Iterable[PruneGroup],
+    patterns: Sequence[str],
+    weights: Iterable[str] = (),
 ) -> list[PruneGroup]:
     """Returns the groups; protected ones carry the reason.
+
+    Args:
+        groups: All groups of the model.
+        patterns: Regular expressions on names of groups and tensors.
+        weights: Names of weights that a pattern may also mean, though no
+            group has them.
 
     Raises:
         ValueError: If a pattern is no regular expression or matches nothing.
@@ -236,7 +260,7 @@ def protect(
             )
             for g in groups
         ]
-        if not any(matched):
+        if not any(matched) and not any(map(expression.search, weights)):
             examples = ', '.join(g.name for g in groups[:3])
             raise ValueError(
                 f'protect pattern {pattern!r} matches none of the '

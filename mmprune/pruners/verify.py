@@ -32,7 +32,8 @@ def masked_difference(
 
     Raises:
         RuntimeError: If the pruned model does not run.
-        ValueError: If the two return tensors of different shapes.
+        ValueError: If the two return tensors of different shapes, values
+            that are not finite, or no tensors at all.
     """
     masked = copy.deepcopy(model)
     mask_plan(masked, plan)
@@ -43,10 +44,8 @@ def masked_difference(
     apply_plan(pruned, plan)
     with torch.no_grad():
         found = tensors_of(forward(pruned))
-    return max(
-        (relative_difference(a, b) for a, b in zip(expected, found, strict=1)),
-        default=0.0,
-    )
+    pairs = zip(expected, found, strict=True)
+    return max(relative_difference(a, b) for a, b in pairs)
 
 
 def relative_difference(expected: Tensor, found: Tensor) -> float:
@@ -58,18 +57,34 @@ def relative_difference(expected: Tensor, found: Tensor) -> float:
         )
     if not expected.numel():
         return 0.0
+    if not (expected.isfinite().all() and found.isfinite().all()):
+        raise ValueError('an output is not finite; check the weights for NaN')
     scale = expected.abs().max().clamp_min(1e-12)
     return ((expected - found).abs().max() / scale).item()
 
 
 def tensors_of(outputs: Any) -> list[Tensor]:
-    """Returns the floating point tensors in nested outputs, in order."""
+    """Returns the floating point tensors in nested outputs, in order.
+
+    Raises:
+        ValueError: If there are none, so that nothing could be compared.
+    """
+    found = _tensors_of(outputs)
+    if not found:
+        raise ValueError(
+            f'the forward returned {type(outputs).__name__} without a '
+            'floating point tensor in it; return tensors, lists or dicts'
+        )
+    return found
+
+
+def _tensors_of(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs] if outputs.is_floating_point() else []
     if isinstance(outputs, Mapping):
-        return [t for v in outputs.values() for t in tensors_of(v)]
+        return [t for v in outputs.values() for t in _tensors_of(v)]
     if isinstance(outputs, Sequence) and not isinstance(outputs, str):
-        return [t for v in outputs for t in tensors_of(v)]
+        return [t for v in outputs for t in _tensors_of(v)]
     return []
 
 
