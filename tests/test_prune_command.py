@@ -141,6 +141,16 @@ def test_kept_widths_are_multiples_of_round_to(files):
     assert all(len(k) % 8 == 0 for k in plan.keep.values())
 
 
+def test_a_group_that_cannot_lose_units_is_left_dense_with_the_reason(files):
+    folder = prune(files, '--cfg-options', 'pruning.wrong=True')
+    model = load(folder, 'tiny_structured_pruned.pth', files)
+    assert model.two.out_channels == 16
+    assert model.one.out_channels < 32
+    report = json.loads((folder / 'report.json').read_text())
+    reasons = {g['group']: g['dense_because'] for g in report['groups']}
+    assert 'does not run without its units' in reasons['two']
+
+
 def test_protected_groups_stay_dense(files):
     folder = prune(files, '--protect', '^branch', '--mode', 'structured')
     plan = PruningPlan.load(folder / 'plan.json')

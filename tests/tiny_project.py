@@ -3,6 +3,7 @@
 Configs name it by ``custom_imports``, as a user's own project would be.
 """
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -82,12 +83,16 @@ class TinyFamily:
 
     source = 'a constant image'
 
-    def __init__(self, cfg, ann_file=None) -> None:
+    def __init__(self, cfg, ann_file=None, wrong=False) -> None:
         self.cfg = cfg
+        self.wrong = wrong
 
     def groups(self, model):
-        """Yields the groups."""
-        yield from traced_groups(model, lambda m: m(IMAGE))
+        """Yields the groups; on request one that forgets its readers."""
+        for group in traced_groups(model, lambda m: m(IMAGE)):
+            if self.wrong and group.name == 'two':
+                group = dataclasses.replace(group, consumers=())
+            yield group
         yield from ffn_groups(model)
 
     def dense_reason(self, tensor):
