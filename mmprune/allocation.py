@@ -51,13 +51,13 @@ def allocate(
         ValueError: If the sparsity cannot be reached.
     """
     check_sparsity(sparsity)
+    check_scope(scope)
     if scope == 'layer':
         keep = {}
         for name, score in scores.items():
             order = removal_order({name: score}, round_to, min_keep)
             keep |= _remove({name: score}, order, sparsity, min_keep)
         return keep
-    _check_scope(scope)
     order = removal_order(scores, round_to, min_keep)
     return _remove(scores, order, sparsity, min_keep)
 
@@ -261,8 +261,9 @@ def check_sparsity(sparsity: float) -> None:
         )
 
 
-def _check_scope(scope: str) -> None:
-    if scope != 'global':
+def check_scope(scope: str) -> None:
+    """Raises ``ValueError`` if a scope is neither of the two."""
+    if scope not in ('global', 'layer'):
         raise ValueError(f"scope must be 'global' or 'layer', found {scope!r}")
 
 

@@ -1,6 +1,7 @@
 """From a config and a checkpoint to pruned checkpoints and a report."""
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -247,10 +248,11 @@ def prune(
         stage('scoring and choosing units')
         plan = _plan(model, groups, family, costs, options)
         stage('checking that masked equals pruned')
-        if _fault(model, plan, family):
+        difference = _difference(model, plan, family)
+        if not difference <= TOLERANCE:
             groups = check_groups(model, groups, family.forward)
             plan = _plan(model, groups, family, costs, options)
-        difference = _check(model, plan, family)
+            difference = _check(model, plan, family)
         result.models['structured'] = copy.deepcopy(model)
         apply_plan(result.models['structured'], plan)
         result.plans['structured'] = plan
@@ -306,13 +308,13 @@ def _plan(
     return plan
 
 
-def _fault(model: nn.Module, plan: PruningPlan, family: Family) -> bool:
-    """Whether the pruned model fails or differs; `check_groups` finds why."""
+def _difference(model: nn.Module, plan: PruningPlan, family: Family) -> float:
+    """Masked against pruned; infinite if they do not run, which
+    `check_groups` then explains group by group."""
     try:
-        difference = masked_difference(model, plan, family.forward)
+        return masked_difference(model, plan, family.forward)
     except (RuntimeError, ValueError, IndexError):
-        return True
-    return not difference <= TOLERANCE
+        return math.inf
 
 
 def _check(model: nn.Module, plan: PruningPlan, family: Family) -> float:

@@ -12,6 +12,7 @@ from ..allocation import (
     Chunk,
     Keep,
     allocate,
+    check_scope,
     check_sparsity,
     keep_after,
     meet_budget,
@@ -69,10 +70,7 @@ class StructuredPruner:
                 "target must be 'units', 'params' or 'macs', found "
                 f'{self.target!r}'
             )
-        if self.scope not in ('global', 'layer'):
-            raise ValueError(
-                f"scope must be 'global' or 'layer', found {self.scope!r}"
-            )
+        check_scope(self.scope)
         if isinstance(self.importance, dict):
             criterion = TASK_UTILS.build(self.importance)
             object.__setattr__(self, 'importance', criterion)

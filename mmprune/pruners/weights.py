@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..allocation import check_sparsity, lowest, round_half_up
+from ..allocation import check_scope, check_sparsity, lowest, round_half_up
 from ..masks import keep_zeros
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
@@ -37,10 +37,7 @@ class WeightPruner:
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
-        if self.scope not in ('global', 'layer'):
-            raise ValueError(
-                f"scope must be 'global' or 'layer', found {self.scope!r}"
-            )
+        check_scope(self.scope)
 
     def __call__(self, model: nn.Module) -> PruningPlan:
         """Zeroes the weights in place and returns the plan that says so.

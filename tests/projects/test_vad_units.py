@@ -365,7 +365,7 @@ def polygons(case, name):
     ]
 
 
-def same_lines(found, expected):
+def assert_same_lines(found, expected):
     assert len(found) == len(expected)
     for line in expected:
         assert any(
@@ -377,9 +377,9 @@ def same_lines(found, expected):
 def test_polygons_become_polylines(units):
     case = group(units, 'poly_')
     roads, lanes = polygons(case, 'road'), polygons(case, 'lane')
-    same_lines(boundary_lines(roads, lanes), split(case, 'boundary'))
+    assert_same_lines(boundary_lines(roads, lanes), split(case, 'boundary'))
     crossings = crossing_lines(polygons(case, 'ped'))
-    same_lines(crossings, split(case, 'crossing'))
+    assert_same_lines(crossings, split(case, 'crossing'))
 
 
 def test_no_polygon_gives_no_line():
