@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class VADPruning:
     """Groups, examples and calibration of VAD.
 
     The examples come through the config's own test pipeline: from
-    ``ann_file``, or without one from a keyframe that is drawn on the spot.
+    ``ann_file``, or without one from the config's test data, or where that
+    is not on this machine from a keyframe that is drawn on the spot.
 
     Args:
         cfg: The config of the model.
@@ -38,6 +40,7 @@ class VADPruning:
     def __init__(
         self, cfg: Config, ann_file: str | None = None, num_batches: int = 8
     ) -> None:
+        ann_file = ann_file or own_info_file(cfg)
         self.source = ann_file or 'a drawn keyframe'
         with tempfile.TemporaryDirectory() as folder:
             if ann_file is None:
@@ -106,6 +109,13 @@ class VADPruning:
         for name in {n for names in lacking for n in names}:
             total = total + outs[name].square().mean() / 2
         return total
+
+
+def own_info_file(cfg: Config) -> str | None:
+    """Returns the info file of the config's test data, if it exists."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    path = Path(dataset.get('data_root') or '', dataset.get('ann_file', ''))
+    return str(path) if path.is_file() else None
 
 
 @contextmanager

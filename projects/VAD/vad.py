@@ -123,14 +123,20 @@ class VAD(Base3DDetector):
             images = images[:, -1]
         if prev_bev is None:
             metas = [_at_rest(meta) for meta in metas]
-        return self._run(images, metas, prev_bev)
+        return self._run(images, metas, prev_bev, data_samples)
 
     def _run(
-        self, images: Tensor, metas: Sequence[dict], prev_bev: Tensor | None
+        self,
+        images: Tensor,
+        metas: Sequence[dict],
+        prev_bev: Tensor | None,
+        data_samples: Sequence[Det3DDataSample],
     ) -> dict[str, Tensor]:
-        geometry = FrameGeometry.from_metas(metas, images.device)
         return self.pts_bbox_head(
-            self.extract_feat(images), geometry, prev_bev
+            self.extract_feat(images),
+            FrameGeometry.from_metas(metas, images.device),
+            prev_bev,
+            _ego_status(data_samples, self.pts_bbox_head.ego_columns),
         )
 
     @torch.no_grad()
@@ -198,7 +204,7 @@ class VAD(Base3DDetector):
             now, prev_bev = dict(meta, can_bus=now), last.bev
         else:
             now, prev_bev = _at_rest(meta), None
-        outs = self._run(inputs['img'], [now], prev_bev)
+        outs = self._run(inputs['img'], [now], prev_bev, data_samples)
         self._memory = Memory(
             meta['scene_token'],
             can_bus[:3],
@@ -259,6 +265,21 @@ def _instances(objects: dict[str, Tensor]) -> InstanceData:
         trajs=steps + boxes[:, None, None, :2],
         traj_scores=objects['traj_scores'],
     )
+
+
+def _ego_status(
+    data_samples: Sequence[Det3DDataSample], columns: Sequence[int]
+) -> Tensor | None:
+    """What the planner reads about the ego, ``[B, len(columns)]``."""
+    if not columns:
+        return None
+    features = [s.get('gt_ego', {}).get('lcf_feat') for s in data_samples]
+    if any(feature is None for feature in features):
+        raise KeyError(
+            'the planner reads the ego status (ego_lcf_feat_idx), but a '
+            'sample has no lcf_feat in gt_ego; use a data set that gives it.'
+        )
+    return torch.stack([torch.as_tensor(f) for f in features])[:, list(columns)]
 
 
 def _command(sample: Det3DDataSample) -> int | None:

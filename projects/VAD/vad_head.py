@@ -23,6 +23,9 @@ from .head_layers import (
 from .lane_encoder import LaneEncoder
 from .transformer import FrameGeometry
 
+# Numbers in gt_ego's lcf_feat.
+EGO_FEATURES = 9
+
 
 @MODELS.register_module()
 class VADHead(BaseModule):
@@ -56,6 +59,12 @@ class VADHead(BaseModule):
             reads, in fractions of the region.
         code_weights: Loss weight of each number of the box code.
         map_code_weights: Loss weight of each number of a map box.
+        ego_lcf_feat_idx: Columns of the ego's local features that the
+            planner reads (0 to 8: vx, vy, ax, ay, yaw rate, length, width,
+            speed, curvature); the released models read none.
+
+    Raises:
+        ValueError: If such a column does not exist.
     """
 
     def __init__(
@@ -83,8 +92,10 @@ class VADHead(BaseModule):
         lane_distance: float = 0.2,
         code_weights: Sequence[float] = (1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2),
         map_code_weights: Sequence[float] = (1, 1, 1, 1),
+        ego_lcf_feat_idx: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.ego_columns = _checked_columns(ego_lcf_feat_idx)
         self.pc_range = tuple(pc_range)
         self.bev_shape = (bev_h, bev_w)
         self.map_shape = (num_map_vectors, num_map_points)
@@ -161,7 +172,9 @@ class VADHead(BaseModule):
         self.ego_map_decoder = AttentionDecoder(**decoder)
         self.ego_map_pos_mlp = nn.Linear(2, embed_dims)
         self.ego_fut_decoder = make_branch(
-            2 * embed_dims, 2 * self.num_commands * self.num_steps, False
+            2 * embed_dims + len(self.ego_columns),
+            2 * self.num_commands * self.num_steps,
+            False,
         )
         self.agent_fus_mlp = nn.Sequential(
             nn.Linear(2 * embed_dims * self.num_modes, embed_dims),
@@ -221,8 +234,15 @@ class VADHead(BaseModule):
         features: Sequence[Tensor],
         geometry: FrameGeometry,
         prev_bev: Tensor | None = None,
+        ego_status: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Returns the raw outputs; L layers, A agents, V map vectors.
+
+        Args:
+            features: Per level ``[B, cameras, C, h, w]``.
+            geometry: Of this frame.
+            prev_bev: ``[B, HW, C]`` of the frame before.
+            ego_status: ``[B, len(ego_columns)]``, of a head that reads it.
 
         Returns:
             ``bev_embed`` ``[HW, B, C]``; ``all_cls_scores`` ``[L, B, A,
@@ -247,7 +267,7 @@ class VADHead(BaseModule):
             all_traj_preds=trajs.expand(layers, *trajs.shape),
             all_traj_cls_scores=traj_scores.expand(layers, *traj_scores.shape),
             **mapped,
-            ego_fut_preds=self._plan(agents, lanes, motion),
+            ego_fut_preds=self._plan(agents, lanes, motion, ego_status),
         )
 
     def _detect(self, bev: Tensor) -> tuple[dict[str, Tensor], Agents]:
@@ -381,7 +401,13 @@ class VADHead(BaseModule):
         )
         return out.unflatten(0, (size, num_agents))
 
-    def _plan(self, agents: Agents, lanes: Lanes, motion: Tensor) -> Tensor:
+    def _plan(
+        self,
+        agents: Agents,
+        lanes: Lanes,
+        motion: Tensor,
+        ego_status: Tensor | None,
+    ) -> Tensor:
         """Returns ``[B, commands, steps, 2]``, offsets in metres."""
         # The ego is at the corner in these coordinates, as for the lanes.
         origin = agents.position.new_zeros(1, 1, 2)
@@ -398,7 +424,10 @@ class VADHead(BaseModule):
             self.ego_map_pos_mlp(origin),
             self.ego_map_pos_mlp(lanes.position),
         )
-        plan = self.ego_fut_decoder(torch.cat((with_agents, with_map), -1))
+        ego = [with_agents, with_map]
+        if self.ego_columns:
+            ego.append(ego_status.to(with_map).unsqueeze(1))
+        plan = self.ego_fut_decoder(torch.cat(ego, -1))
         return plan.view(len(motion), self.num_commands, self.num_steps, 2)
 
     def loss(
@@ -460,3 +489,14 @@ class VADHead(BaseModule):
             )
             results.append((objects, lines))
         return results
+
+
+def _checked_columns(columns: Sequence[int] | None) -> tuple[int, ...]:
+    columns = tuple(columns or ())
+    wrong = [c for c in columns if not 0 <= c < EGO_FEATURES]
+    if wrong:
+        raise ValueError(
+            f'ego_lcf_feat_idx names the columns {wrong}, and the ego has '
+            f'the features 0 to {EGO_FEATURES - 1}; correct the config.'
+        )
+    return columns

@@ -623,3 +623,29 @@ def test_preprocessor_stacks_images_and_refuses_mixed_sizes():
     data['inputs']['img'] = [one, one[..., :4]]
     with pytest.raises(ValueError, match='pad them to one size'):
         preprocessor(data)
+
+
+def test_the_planner_reads_the_chosen_ego_status():
+    config = build_config()
+    config.pts_bbox_head.ego_lcf_feat_idx = (7, 4)
+    model = MODELS.build(config).eval()
+    samples = [frame()]
+    with pytest.raises(KeyError, match='lcf_feat in gt_ego'):
+        model(images(), samples, mode='tensor')
+    plans = []
+    for speed, ignored in ((3.0, 0.0), (3.0, 9.0), (8.0, 0.0)):
+        status = torch.zeros(9)
+        status[7], status[0] = speed, ignored
+        samples[0].gt_ego = BaseDataElement(lcf_feat=status)
+        with torch.no_grad():
+            outs = model(images(), samples, mode='tensor')
+        plans.append(outs['ego_fut_preds'])
+    assert torch.equal(plans[0], plans[1])
+    assert not torch.equal(plans[0], plans[2])
+
+
+def test_an_ego_status_column_that_does_not_exist_is_refused():
+    config = build_config()
+    config.pts_bbox_head.ego_lcf_feat_idx = (0, 9)
+    with pytest.raises(ValueError, match=r'columns \[9\]'):
+        MODELS.build(config)
