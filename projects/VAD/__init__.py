@@ -9,6 +9,8 @@ from . import (  # noqa: F401
     metrics,
     packing,
     pruning,
+    scene_sampler,
+    vad_dataset,
 )
 from .coders import VADBoxCoder, VADMapCoder
 from .data_preprocessor import VADDataPreprocessor

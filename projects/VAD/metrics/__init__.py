@@ -1,5 +1,5 @@
 """Metrics of VAD; ``VADMetric`` is the one that configs name."""
 
-from .vad_metric import VADMetric
+from .vad_metric import VADMetric, parts_of
 
-__all__ = ['VADMetric']
+__all__ = ['VADMetric', 'parts_of']

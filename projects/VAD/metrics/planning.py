@@ -111,7 +111,8 @@ def planning_errors(
     """Returns displacement and collision of one plan at 1, 2 and 3 s.
 
     ``avg`` is the mean over all steps up to that time (the table of VAD and
-    ST-P3), ``at`` the value at that time (the table of UniAD). Steps at
+    ST-P3), ``at`` the value at that time (the table of UniAD). ``mean`` is
+    the mean of the three horizons, the last column of both tables. Steps at
     which the true ego box collides as well do not count as collisions.
 
     Args:
@@ -121,8 +122,8 @@ def planning_errors(
             are left out.
 
     Returns:
-        ``plan_L2_{avg,at}_{k}s`` in metres, ``plan_box_col_{avg,at}_{k}s``
-        and ``plan_center_col_{avg,at}_{k}s`` as fractions.
+        ``plan_L2_{avg,at}_{1s,2s,3s,mean}`` in metres, and as fractions
+        ``plan_box_col_...`` and ``plan_center_col_...`` likewise.
     """
     plan = np.asarray(plan, dtype=np.float64)
     truth = np.asarray(truth, dtype=np.float64)
@@ -137,6 +138,9 @@ def planning_errors(
             steps = second * STEPS_PER_SECOND
             errors[f'plan_{name}_avg_{second}s'] = float(values[:steps].mean())
             errors[f'plan_{name}_at_{second}s'] = float(values[steps - 1])
+        for form in ('avg', 'at'):
+            each = [errors[f'plan_{name}_{form}_{k}s'] for k in HORIZONS]
+            errors[f'plan_{name}_{form}_mean'] = float(np.mean(each))
     return errors
 
 

@@ -1,19 +1,29 @@
 """One evaluator for everything that VAD predicts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-import torch
 from mmdet3d.registry import METRICS
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
-from mmengine.structures import BaseDataElement
 
-from ..box_convention import to_old
-from . import detection_ap, map_ap, motion, planning
+from . import detection_ap, frame, map_ap, motion
+from .constant_velocity import BASELINES
+from .submission import write_submission
 
-PARTS = ('planning', 'motion', 'map', 'detection')
+PARTS = ('planning', 'motion', 'map', 'detection', 'nds')
+# The names of VAD's own `--eval`; it plans and forecasts under `bbox`.
+EVAL_NAMES = dict(
+    bbox=('planning', 'motion', 'detection', 'nds'),
+    map=('map',),
+    chamfer=('map',),
+    all=PARTS,
+)
+REGIONS = ('vad', 'nuscenes')
 CLASSES = (
     'car',
     'truck',
@@ -29,78 +39,140 @@ CLASSES = (
 MAP_CLASSES = ('divider', 'ped_crossing', 'boundary')
 
 
+def parts_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the parts of ``VADMetric`` that are meant by ``--eval``.
+
+    Args:
+        names: Parts, or the names ``bbox`` (all but the map), ``map``,
+            ``chamfer`` (the map) and ``all``.
+
+    Raises:
+        ValueError: If a name is not known.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [n for n in names if n not in PARTS and n not in EVAL_NAMES]
+    if unknown:
+        raise ValueError(
+            f'VADMetric was asked for the parts {unknown}, but it knows '
+            f'{[*PARTS]} and {[n for n in EVAL_NAMES if n not in PARTS]}; '
+            'drop or correct them'
+        )
+    chosen = {p for n in names for p in EVAL_NAMES.get(n, (n,))}
+    return tuple(part for part in PARTS if part in chosen)
+
+
 @METRICS.register_module()
 class VADMetric(BaseMetric):
     """Evaluates what the data samples hold ground truth for.
 
     - planning: needs ``gt_ego``; collisions also the futures of the agents
       (``gt_instances_3d.attr_labels``). Samples whose ego future ends early
-      do not count.
+      do not count. The baselines need ``gt_ego.his_trajs``.
     - motion: needs ``attr_labels``.
     - map: needs ``gt_map``; its ``lines`` (list of polylines) where given,
       else its ``pts``.
     - detection: needs ``gt_instances_3d``; ``bev_center_ap`` is the mean over
       classes and over 0.5, 1, 2 and 4 m. It is not the official mAP.
+    - nds: the detection score of nuscenes-devkit; needs ``token``,
+      ``lidar2ego`` and ``ego2global`` in the metainfo, and as ground truth
+      the official tables (``data_root``, ``version``) or else
+      ``gt_instances_3d``, whose ``attribute_names`` are used where given.
 
-    What has no ground truth is left out, and so is a class without one; one
-    log line says so. Frames must come in order and one by one, because the
-    model remembers the frame before.
+    What has no ground truth is left out, and so is a class without one
+    (except in ``nds``); one log line says so. Frames of a scene must come in
+    order and one by one, because the model remembers the frame before;
+    ``SceneSampler`` sees to that on several processes. A frame that comes
+    twice counts once.
 
     Args:
-        parts: The parts to evaluate, of ``planning``, ``motion``, ``map``
-            and ``detection``.
+        parts: The parts to evaluate, or names of ``parts_of``.
         classes: Names of the detection classes in label order.
         map_classes: Names of the map classes in label order.
+        baselines: Planners to compare with: ``constant_velocity``,
+            ``constant_turn``.
+        region: Where ``nds`` counts: ``vad`` (30 m ahead and behind, 15 m
+            to the sides) or ``nuscenes`` (30 to 50 m around by class).
+        min_score: Predictions below do not count in ``nds``.
+        data_root: nuScenes folder with the official tables.
+        version: Of these tables, such as ``v1.0-mini``.
+        jsonfile_prefix: Folder for ``results_nusc.json``.
         collect_device: See ``BaseMetric``.
+        collect_dir: See ``BaseMetric``.
         prefix: Put before each name.
 
     Raises:
-        ValueError: If a part is not known.
+        ValueError: If a part, a baseline or the region is not known, or only
+            one of ``data_root`` and ``version`` is given.
+        FileNotFoundError: If there are no tables where they should be.
     """
 
     default_prefix = 'VAD'
 
     def __init__(
         self,
-        parts: Sequence[str] = PARTS,
+        parts: str | Sequence[str] = PARTS,
         classes: Sequence[str] = CLASSES,
         map_classes: Sequence[str] = MAP_CLASSES,
+        *,
+        baselines: Sequence[str] = ('constant_velocity',),
+        region: str = 'vad',
+        min_score: float = detection_ap.MIN_SCORE,
+        data_root: str | None = None,
+        version: str | None = None,
+        jsonfile_prefix: str | None = None,
         collect_device: str = 'cpu',
+        collect_dir: str | None = None,
         prefix: str | None = None,
     ) -> None:
-        super().__init__(collect_device=collect_device, prefix=prefix)
-        unknown = [part for part in parts if part not in PARTS]
-        if unknown:
-            raise ValueError(
-                f'VADMetric was asked for the parts {unknown}, but it knows '
-                f'{list(PARTS)}; drop or correct them'
-            )
-        self.parts = tuple(parts)
+        super().__init__(collect_device, prefix, collect_dir)
+        self.parts = parts_of(parts)
         self.classes = tuple(classes)
         self.map_classes = tuple(map_classes)
+        self.baselines = _known('baseline', tuple(baselines), BASELINES)
+        (self.region,) = _known('region', (region,), REGIONS)
+        self.min_score = min_score
+        self.tables = _tables(data_root, version)
+        self.jsonfile_prefix = jsonfile_prefix
+        self._num_frames: int | None = None
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Reduces each sample to the numbers that the metrics need."""
         del data_batch
         reducers = dict(
-            planning=_planning,
-            motion=_motion,
-            map=lambda sample: _map(sample, len(self.map_classes)),
-            detection=_detection,
+            planning=partial(frame.of_planning, baselines=self.baselines),
+            motion=frame.of_motion,
+            map=partial(frame.of_map, num_classes=len(self.map_classes)),
+            detection=frame.of_detection,
+            nds=partial(
+                frame.of_nds, classes=self.classes, min_score=self.min_score
+            ),
         )
         for sample in data_samples:
-            arrays = _arrays(sample)
-            self.results.append(
-                {part: reducers[part](arrays) for part in self.parts}
-            )
+            arrays = frame.sample_arrays(sample)
+            numbers = {part: reducers[part](arrays) for part in self.parts}
+            numbers['token'] = arrays.get('token')
+            numbers['timestamp'] = arrays.get('timestamp') or 0
+            self.results.append(numbers)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Returns the metrics of all processes.
+
+        Args:
+            size: Number of frames of the dataset.
+        """
+        self._num_frames = size
+        # All that came, also what a sampler repeated: it is told by token.
+        return super().evaluate(get_world_size() * len(self.results))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Returns all metrics that the collected samples allow."""
+        results = distinct_frames(results, self._num_frames)
         reports = dict(
             planning=_mean_of_each,
             motion=_motion_report,
             map=self._map_report,
             detection=self._detection_report,
+            nds=self._nds_report,
         )
         metrics, missing = {}, []
         for part in self.parts:
@@ -111,7 +183,7 @@ class VADMetric(BaseMetric):
             metrics |= report
         if missing:
             MMLogger.get_current_instance().info(
-                f'VADMetric: no ground truth for {", ".join(missing)} in '
+                f'VADMetric: nothing to compare for {", ".join(missing)} in '
                 f'{len(results)} samples; these metrics are left out.'
             )
         return metrics
@@ -136,110 +208,84 @@ class VADMetric(BaseMetric):
             'bev_center_ap',
         )
 
+    def _nds_report(self, found: list[dict]) -> dict[str, float]:
+        if self.jsonfile_prefix is not None:
+            path = write_submission(
+                {one['token']: one['found'] for one in found},
+                self.jsonfile_prefix,
+            )
+            MMLogger.get_current_instance().info(
+                f'VADMetric: detections of {len(found)} samples are in {path}.'
+            )
+        if self.tables is None:
+            found = [one for one in found if 'truth' in one]
+        if not found:
+            return {}
+        # Not at the top: the devkit takes a second that only this part needs.
+        from .nuscenes_score import detection_score
 
-def _arrays(sample: dict | BaseDataElement) -> dict:
-    """The sample as nested dicts of numpy arrays; boxes stay boxes."""
-    if isinstance(sample, BaseDataElement):
-        sample = sample.to_dict()
-    out = {}
-    for key, value in sample.items():
-        if isinstance(value, dict | BaseDataElement):
-            value = _arrays(value)
-        elif isinstance(value, torch.Tensor):
-            value = value.detach().cpu().float().numpy()
-        out[key] = value
-    return out
-
-
-def _old_boxes(instances: dict) -> np.ndarray:
-    """``[n, 9]`` in the old convention, z at the gravity centre."""
-    boxes = instances['bboxes_3d']
-    old = to_old(boxes.tensor.detach().cpu())
-    old[:, :3] = boxes.gravity_center.detach().cpu()
-    return old.numpy()
+        return detection_score(found, self.region, self.tables)
 
 
-def _planning(sample: dict) -> dict[str, float] | None:
-    """Errors of the commanded plan; None where there is no whole future."""
-    ego = sample.get('gt_ego', {})
-    needed = {'fut_trajs', 'fut_masks', 'fut_cmd'}
-    if not needed <= ego.keys() or 'pred_ego' not in sample:
-        return None
-    whole = ego.get('fut_valid_flag', ego['fut_masks'].min() > 0)
-    if not np.all(whole):
-        return None
-    command = int(ego['fut_cmd'].argmax())
-    grid = None
-    instances = sample.get('gt_instances_3d', {})
-    if 'attr_labels' in instances:
-        grid = planning.occupancy(
-            _old_boxes(instances), instances['attr_labels']
+def distinct_frames(
+    results: Sequence[dict], num_frames: int | None = None
+) -> list[dict]:
+    """Returns each frame once, in the order of time.
+
+    Of frames that come twice the first counts: the repeats follow a frame
+    that was not the one before. The order does not depend on the processes,
+    so that equal scores rank equally.
+
+    Args:
+        results: With ``token`` and ``timestamp``, in the order that
+            mmengine's ``collect_results`` gives. Where one has no token,
+            nothing is sorted.
+        num_frames: How many there should be; a log line says if not.
+    """
+    if any(one.get('token') is None for one in results):
+        return list(results[:num_frames])
+    first = {}
+    for one in results:
+        first.setdefault(one['token'], one)
+    if num_frames is not None and len(first) != num_frames:
+        MMLogger.get_current_instance().warning(
+            f'VADMetric: {len(first)} different frames were evaluated, the '
+            f'dataset has {num_frames}.'
         )
-    return planning.planning_errors(
-        sample['pred_ego']['plans'][command],
-        ego['fut_trajs'].cumsum(axis=0),
-        grid,
+    return sorted(
+        first.values(), key=lambda one: (one['timestamp'], one['token'])
     )
 
 
-def _motion(sample: dict) -> Counter | None:
-    truth = sample.get('gt_instances_3d', {})
-    found = sample.get('pred_instances_3d', {})
-    if 'attr_labels' not in truth or 'trajs' not in found:
-        return None
-    sure = found['scores_3d'] > motion.MIN_SCORE
-    labels = found['labels_3d'][sure]
-    gt_labels, attr = truth['labels_3d'], truth['attr_labels']
-    gt_centers = _old_boxes(truth)[:, :2]
-    trajs = found['trajs'][sure]
-    steps = found['trajs'].shape[2]
-    offsets = attr[:, : 2 * steps].reshape(-1, steps, 2)
-    return motion.motion_counts(
-        trajs,
-        labels,
-        gt_centers[:, None] + offsets.cumsum(axis=1),
-        attr[:, 2 * steps : 3 * steps],
-        gt_labels,
-        motion.match_objects(
-            _old_boxes(found)[sure, :2], labels, gt_centers, gt_labels
-        ),
-    )
-
-
-def _map(sample: dict, num_classes: int) -> dict | None:
-    if 'gt_map' not in sample or 'pred_map' not in sample:
-        return None
-    truth, found = sample['gt_map'], sample['pred_map']
-    gt_lines = truth.get('lines', truth.get('pts'))
-    per_class = {}
-    for label in range(num_classes):
-        mine = np.flatnonzero(found['labels'] == label)
-        theirs = np.flatnonzero(truth['labels'] == label)
-        per_class[label] = dict(
-            distances=map_ap.chamfer_distances(
-                [found['pts'][i] for i in mine], [gt_lines[i] for i in theirs]
-            ),
-            scores=found['scores'][mine],
+def _known(what: str, names: tuple, known: Sequence[str]) -> tuple:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f'VADMetric was asked for the {what} {unknown[0]!r}, but it knows '
+            f'{list(known)}; correct it'
         )
-    return per_class
+    return names
 
 
-def _detection(sample: dict) -> dict | None:
-    truth = sample.get('gt_instances_3d', {})
-    found = sample.get('pred_instances_3d', {})
-    if 'labels_3d' not in truth or 'labels_3d' not in found:
+def _tables(
+    data_root: str | None, version: str | None
+) -> tuple[str, str] | None:
+    """Where the official ground truth is, refused early if it is not."""
+    if data_root is None and version is None:
         return None
-    centers, gt_centers = _old_boxes(found), _old_boxes(truth)
-    keep = found['scores_3d'] >= detection_ap.MIN_SCORE
-    keep &= detection_ap.in_region(centers)
-    inside = detection_ap.in_region(gt_centers)
-    return dict(
-        centers=centers[keep, :2],
-        scores=found['scores_3d'][keep],
-        labels=found['labels_3d'][keep],
-        gt_centers=gt_centers[inside, :2],
-        gt_labels=truth['labels_3d'][inside],
-    )
+    if data_root is None or version is None:
+        raise ValueError(
+            f'VADMetric got data_root={data_root!r} and version={version!r}; '
+            'give both for the official tables, or none'
+        )
+    folder = Path(data_root) / version
+    if not (folder / 'sample_annotation.json').is_file():
+        raise FileNotFoundError(
+            f'VADMetric was asked for the tables in {folder}, but there is '
+            'no sample_annotation.json; correct data_root and version, or '
+            'drop both to take the ground truth of the data samples'
+        )
+    return str(data_root), version
 
 
 def _mean_of_each(found: list[dict[str, float]]) -> dict[str, float]:
@@ -259,7 +305,11 @@ def _motion_report(found: list[Counter]) -> dict[str, float]:
 
 
 def _mean_ap(
-    ap, found: list[dict], names: list[str], thresholds, mean_name: str
+    ap: Callable,
+    found: list[dict],
+    names: list[str],
+    thresholds: Sequence[float],
+    mean_name: str,
 ) -> dict[str, float]:
     """Mean over thresholds per class, and over the classes that exist."""
     report = {}
