@@ -1,11 +1,22 @@
 """Masks change values, never shapes."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from mmprune.groups import PruneGroup, Slice
-from mmprune.masks import keep_zeros, mask_plan, read_zeros
+from mmprune.masks import (
+    keep_zeros,
+    mask_plan,
+    pack_masks,
+    plan_from_zeros,
+    plan_masks,
+    read_zeros,
+    unpack_masks,
+)
 from mmprune.plan import PruningPlan
 
 
@@ -43,3 +54,94 @@ def test_what_the_model_has_not_is_named():
     group = PruneGroup('g', 'neuron', 2, (), (Slice('y', 1),))
     with pytest.raises(ValueError, match="no tensor 'y'"):
         mask_plan(model, PruningPlan((group,), {'g': [0]}))
+
+
+def test_packed_masks_come_back_and_pass_the_safe_loader(tmp_path):
+    masks = {
+        'a': torch.rand(3, 5, 7) > 0.5,
+        'b': torch.tensor([True]),
+        'none': torch.zeros(0, 4, dtype=torch.bool),
+    }
+    packed = pack_masks(masks, {'b': -1e4})
+    assert len(packed['a']['bits']) == 14  # 105 bits
+    path = tmp_path / 'masks.pth'
+    torch.save(dict(pruning_masks=packed), path)
+    loaded = torch.load(path, weights_only=True)['pruning_masks']
+    found, fills = unpack_masks(loaded)
+    assert fills == {'b': -1e4}
+    assert all(torch.equal(found[n], masks[n]) for n in masks)
+    with pytest.raises(ValueError, match="no readable mask of 'a'"):
+        unpack_masks({'a': dict(shape=[3, 50], bits=packed['a']['bits'])})
+
+
+def test_a_mask_of_another_shape_is_refused():
+    model = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match=r'shape \(3,\), the tensor \(1, 2\)'):
+        keep_zeros(model, {'weight': torch.ones(3, dtype=torch.bool)})
+
+
+def test_the_masks_of_a_plan_are_what_masking_overwrites():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    group = PruneGroup(
+        'h',
+        'neuron',
+        3,
+        (Slice('0.weight'),),
+        (Slice('1.weight', 1), Slice('0.bias', fill=-7.0)),
+    )
+    plan = PruningPlan((group,), {'h': [1, 2]})
+    masks, fills = plan_masks(model, plan)
+    assert masks['1.weight'].tolist() == [[False, True, True]] * 2
+    assert masks['0.bias'].tolist() == [False, True, True]
+    assert fills == {'0.bias': -7}
+    other = copy.deepcopy(model)
+    mask_plan(model, plan)
+    keep_zeros(other, masks, fills)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+    # Filled with -7 and without this unit: found again.
+    assert plan_from_zeros(model, [group]).keep == {'h': [1, 2]}
+
+
+def test_two_fills_of_one_tensor_are_refused():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    groups = tuple(
+        PruneGroup(name, 'neuron', 3, (), (Slice('0.bias', fill=fill),))
+        for name, fill in (('g', 0.0), ('h', -7.0))
+    )
+    plan = PruningPlan(groups, {'g': [0], 'h': [0]})
+    with pytest.raises(ValueError, match="group 'h' fills '0.bias' with -7"):
+        plan_masks(model, plan)
+
+
+def test_a_group_without_units_left_keeps_one():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    model[1].weight.data.zero_()
+    group = PruneGroup(
+        'h', 'neuron', 3, (Slice('0.weight'),), (Slice('1.weight', 1),)
+    )
+    assert plan_from_zeros(model, [group]).keep == {'h': [0]}
+    alien = dataclasses.replace(group, consumers=(Slice('9.weight', 1),))
+    with pytest.raises(ValueError, match="no tensor '9.weight'"):
+        plan_from_zeros(model, [alien])
+
+
+def test_running_statistics_do_not_write_a_unit():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1)
+    )
+    model[1].running_mean.fill_(0.3)
+    names = ('0.weight', '1.weight', '1.bias', '1.running_mean')
+    group = PruneGroup(
+        'c',
+        'channel',
+        2,
+        tuple(Slice(name) for name in names),
+        (Slice('2.weight', 1),),
+    )
+    for name in names[:3]:
+        model.get_parameter(name).data[1] = 0
+    assert plan_from_zeros(model, [group]).keep == {'c': [0]}
+    model[1].bias.data[1] = 0.1
+    with pytest.raises(ValueError, match='has a unit that is zero'):
+        plan_from_zeros(model, [group])

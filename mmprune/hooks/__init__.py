@@ -1,5 +1,19 @@
 """Hooks for a stock mmengine Runner."""
 
+from .checkpoint_hook import CheckpointWriteError, SafeCheckpointHook
+from .gradual_pruning_hook import GradualPruningHook
+from .group_penalty_hook import GroupPenaltyHook
+from .mask_hook import MaskHook
 from .plan_hook import PlanHook
+from .seed_hook import SeedHook, seed_worker
 
-__all__ = ['PlanHook']
+__all__ = [
+    'CheckpointWriteError',
+    'GradualPruningHook',
+    'GroupPenaltyHook',
+    'MaskHook',
+    'PlanHook',
+    'SafeCheckpointHook',
+    'SeedHook',
+    'seed_worker',
+]

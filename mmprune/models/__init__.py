@@ -1,10 +1,12 @@
 """Models that a config can name, and loading them."""
 
+from .distilled import build_distilled_model
 from .loading import as_pruned, build_model, load_model, load_weights
 from .pruned import build_pruned_model
 
 __all__ = [
     'as_pruned',
+    'build_distilled_model',
     'build_model',
     'build_pruned_model',
     'load_model',

@@ -82,6 +82,8 @@ class StructuredPruner:
         batches: Iterable[Any] = (),
         loss_fn: LossFn | None = None,
         costs: CostTable | None = None,
+        stats: Statistics | None = None,
+        before: PruningPlan | None = None,
     ) -> PruningPlan:
         """Returns the plan; the model is left as it is.
 
@@ -91,25 +93,29 @@ class StructuredPruner:
             batches: Calibration data, for criteria that need it.
             loss_fn: Loss of the model on a batch, for the same.
             costs: Prices of the weights, for ``params`` and ``macs``.
+            stats: What a training gathered, in place of calibration.
+            before: An earlier plan; what it removed goes first and never
+                comes back.
 
         Raises:
             ValueError: If a pattern protects nothing, if nothing is left to
                 prune, or if the fraction cannot be met.
         """
         groups = protect(groups, self.protect)
-        stats = calibrate(
-            model,
-            [g for g in groups if not g.dense],
-            self.importance.needs,
-            batches,
-            loss_fn,
-        )
         open_groups = [g for g in groups if not g.dense]
+        if stats is None:
+            stats = calibrate(
+                model, open_groups, self.importance.needs, batches, loss_fn
+            )
         groups, scores = self.score(groups, stats)
+        if before is not None:
+            scores = _last(scores, before)
         if self.target == 'units':
             keep = self._keep_units(groups, scores)
         else:
             keep = self._keep_cost(groups, scores, costs)
+        if before is not None:
+            keep = _without(keep, before)
         pruned = tuple(g for g in groups if len(keep[g.name]) < g.size)
         return PruningPlan(
             groups=pruned,
@@ -224,6 +230,25 @@ class StructuredPruner:
             budget=(1 - self.sparsity) * dense,
             tolerance=self.tolerance * dense,
         )
+
+
+def _last(scores: dict[str, Tensor], before: PruningPlan) -> dict[str, Tensor]:
+    """The scores, with those of removed units below all others."""
+    lowest = min(score.min().item() for score in scores.values())
+    scores = {name: score.clone() for name, score in scores.items()}
+    for group in before.groups:
+        if group.name in scores:
+            scores[group.name][before.removed(group)] = lowest - 1
+    return scores
+
+
+def _without(keep: Keep, before: PruningPlan) -> Keep:
+    """The kept units that were kept before as well."""
+    gone = {g.name: set(before.removed(g)) for g in before.groups}
+    return {
+        name: [i for i in units if i not in gone.get(name, ())]
+        for name, units in keep.items()
+    }
 
 
 def protect(

@@ -1,7 +1,7 @@
 """Zeroes single weights: unstructured sparsity."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,33 @@ class WeightPruner:
         Raises:
             ValueError: If no weight is left to prune.
         """
+        masks = self.masks(model)
+        keep_zeros(model, masks)
+        return PruningPlan(
+            groups=(),
+            keep={},
+            sparse=dict.fromkeys(masks, 'unstructured'),
+            provenance=dict(
+                sparsity=self.sparsity,
+                importance='magnitude of single weights',
+                scope=self.scope,
+                protect=list(self.protect),
+            ),
+        )
+
+    def masks(
+        self, model: nn.Module, before: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Returns which weights stay; the model is left as it is.
+
+        Args:
+            model: Any model.
+            before: Earlier masks; what they dropped goes first and never
+                comes back.
+
+        Raises:
+            ValueError: If no weight is left to prune.
+        """
         weights = prunable_weights(model, self.protect)
         if not weights:
             raise ValueError(
@@ -54,19 +81,12 @@ class WeightPruner:
         parts = [weights]
         if self.scope == 'layer':
             parts = [{n: w} for n, w in weights.items()]
+        masks = {}
         for part in parts:
-            keep_zeros(model, _masks(part, self.sparsity))
-        return PruningPlan(
-            groups=(),
-            keep={},
-            sparse=dict.fromkeys(weights, 'unstructured'),
-            provenance=dict(
-                sparsity=self.sparsity,
-                importance='magnitude of single weights',
-                scope=self.scope,
-                protect=list(self.protect),
-            ),
-        )
+            masks |= _masks(part, self.sparsity, before or {})
+        for name in masks.keys() & (before or {}).keys():
+            masks[name] &= before[name].to(masks[name].device)
+        return masks
 
 
 def prunable_weights(
@@ -90,8 +110,16 @@ def prunable_weights(
     return found
 
 
-def _masks(weights: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-    magnitudes = torch.cat([w.abs().flatten() for w in weights.values()])
+def _masks(
+    weights: dict[str, Tensor], sparsity: float, before: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    sizes = {
+        name: w.abs().masked_fill(~before[name].to(w.device), -1)
+        if name in before
+        else w.abs()
+        for name, w in weights.items()
+    }
+    magnitudes = torch.cat([size.flatten() for size in sizes.values()])
     count = round_half_up(sparsity * len(magnitudes))
     keep = ~lowest(magnitudes, count)
     parts = keep.split([w.numel() for w in weights.values()])

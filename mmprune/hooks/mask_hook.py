@@ -1,0 +1,110 @@
+"""What is zero when training starts stays zero."""
+
+import re
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from ..groups import named_tensors
+from ..masks import read_zeros, unpack_masks
+from ..plan import PruningPlan, checkpoint_plan
+from ..registry import HOOKS
+from .masking import MASKS, masking_of, plain_model, save_masks
+
+
+@HOOKS.register_module()
+class MaskHook(Hook):
+    """Trains a weight-sparse model and keeps its zeros.
+
+    The masks are read from the zeros once, when a run starts from a pruned
+    checkpoint; from then on they are explicit and saved with each
+    checkpoint, one bit per weight, so a surviving weight that becomes
+    exactly zero is not frozen by that. Weights, momentum and EMA stay
+    sparse; gradients are masked before they are clipped or averaged.
+
+    Args:
+        names: Regular expressions on parameter names whose zeros are kept.
+            By default those that the plan in the checkpoint calls sparse.
+    """
+
+    # Before EMAHook (NORMAL), which averages what is left here.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(self, names: str | list[str] | None = None) -> None:
+        self._patterns = [names] if isinstance(names, str) else names
+        self._packed: dict = {}
+        self._plan: dict | None = None
+        self._sparse: list[str] = []
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Takes the masks of the checkpoint, or the names of its zeros."""
+        self._packed = checkpoint.get(MASKS, {})
+        self._plan = checkpoint_plan(checkpoint)
+        if self._plan is not None:
+            self._sparse = list(PruningPlan.from_dict(self._plan).sparse)
+
+    def before_train(self, runner: Runner) -> None:
+        """Masks model, gradients, momentum and EMA.
+
+        Raises:
+            ValueError: If nothing says which weights are sparse, or a name
+                fits no parameter.
+        """
+        masks, fills = unpack_masks(self._packed)
+        if not masks:
+            model = plain_model(runner)
+            masks = read_zeros(model, self._names(model))
+        self.masking = masking_of(runner)
+        self.masking.hold(masks, fills)
+        kept = sum(int(m.sum()) for m in masks.values())
+        total = sum(m.numel() for m in masks.values())
+        runner.logger.info(
+            f'MaskHook keeps {total - kept} of {total} weights in '
+            f'{len(masks)} tensors at zero ({1 - kept / total:.2%})'
+        )
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Zeroes again what an optimizer may have moved."""
+        self.masking.apply()
+
+    def after_train(self, runner: Runner) -> None:
+        """Lets go of the gradients."""
+        self.masking.release()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adds the masks, and the plan that the run started from."""
+        save_masks(checkpoint, self.masking)
+        if self._plan is not None:
+            checkpoint['meta'].setdefault('pruning_plan', self._plan)
+
+    def _names(self, model: nn.Module) -> list[str]:
+        if self._patterns is None:
+            plan = getattr(model, 'pruning_plan', None)
+            names = self._sparse or (list(plan.sparse) if plan else [])
+            if not names:
+                raise ValueError(
+                    'MaskHook: neither the checkpoint nor the model says '
+                    'which weights are sparse; load an unstructured-pruned '
+                    "checkpoint, or give names='.*'"
+                )
+        else:
+            names = _matching(model, self._patterns)
+        missing = sorted(set(names) - named_tensors(model).keys())
+        if missing:
+            raise ValueError(
+                f'MaskHook: the plan calls {missing[0]!r} sparse, the model '
+                'has no such tensor; the plan belongs to another model'
+            )
+        return names
+
+
+def _matching(model: nn.Module, patterns: list[str]) -> list[str]:
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(
+                f'MaskHook: names={pattern!r} matches no parameter; they '
+                f'look like {", ".join(names[:3])}'
+            )
+    return [n for n in names if any(re.search(p, n) for p in patterns)]

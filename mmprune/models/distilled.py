@@ -1,0 +1,337 @@
+"""A pruned student that learns from the dense model."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..compat import load_checkpoint_file
+from ..groups import named_tensors
+from ..pruners.verify import tensors_of
+from ..registry import MODELS
+from ..surgery import kept_index
+from .loading import load_weights
+
+_LOSSES = ('kl', 'l1', 'mse')
+
+
+@dataclass(frozen=True)
+class Term:
+    r"""What the student imitates, and how much that counts.
+
+    ``mse`` and ``l1`` are means over all elements. ``kl`` is
+    :math:`T^2 \sum_c p_c \log (p_c / q_c)` with the teacher's :math:`p` and
+    the student's :math:`q` softened by the temperature :math:`T`, a mean over
+    all other dimensions; Hinton et al., "Distilling the Knowledge in a Neural
+    Network", 2015.
+
+    Args:
+        source: Path of the module whose output counts, the same in both
+            models; empty for what ``forward(mode='tensor')`` returns, which
+            costs the student a second forward.
+        loss: ``kl``, ``mse`` or ``l1``.
+        weight: Factor of the loss.
+        temperature: Of ``kl``.
+        keys: Entries to compare where the output is a dict; empty for all
+            tensors in it.
+        dim: Dimension of the classes, for ``kl``.
+    """
+
+    source: str = ''
+    loss: str = 'mse'
+    weight: float = 1.0
+    temperature: float = 1.0
+    keys: Sequence[str] = ()
+    dim: int = -1
+
+    def __post_init__(self) -> None:
+        if self.loss not in _LOSSES:
+            raise ValueError(
+                f'a distillation loss is one of {", ".join(_LOSSES)}, found '
+                f'{self.loss!r}'
+            )
+        if self.weight <= 0 or self.temperature <= 0:
+            raise ValueError(
+                'weight and temperature of a distillation must be positive, '
+                f'found {self.weight:g} and {self.temperature:g}'
+            )
+
+    @property
+    def name(self) -> str:
+        """How the logs call it."""
+        return f'loss_distill_{self.source or "outputs"}'
+
+    def tensors(self, output: Any) -> list[Tensor]:
+        """Returns the tensors of an output that count.
+
+        Raises:
+            KeyError: If the output lacks a key.
+        """
+        if self.keys:
+            missing = [
+                key
+                for key in self.keys
+                if not isinstance(output, Mapping) or key not in output
+            ]
+            if missing:
+                has = list(output) if isinstance(output, Mapping) else []
+                raise KeyError(
+                    f'{self.source or "the model"} returns no {missing[0]!r} '
+                    f'to distil; it has {has}'
+                )
+            output = [output[key] for key in self.keys]
+        return tensors_of(output)
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the weighted loss of two tensors of one shape."""
+        student, teacher = student.float(), teacher.float()
+        if self.loss == 'mse':
+            return self.weight * F.mse_loss(student, teacher)
+        if self.loss == 'l1':
+            return self.weight * F.l1_loss(student, teacher)
+        soft = self.temperature
+        log_q = F.log_softmax(student / soft, self.dim)
+        log_p = F.log_softmax(teacher / soft, self.dim)
+        divergence = (log_p.exp() * (log_p - log_q)).sum(self.dim).mean()
+        return self.weight * soft**2 * divergence
+
+
+class Distiller:
+    """The teacher and what is asked of the student.
+
+    Not a module: held by one, the teacher is in no state dict, has no
+    parameters to optimise or synchronise, and stays in eval mode. A copy of
+    the student, as an EMA hook makes, has no teacher.
+    """
+
+    def __init__(self, teacher: nn.Module, terms: Sequence[Term]) -> None:
+        self.teacher: nn.Module | None = teacher.eval().requires_grad_(False)
+        self.terms = tuple(terms)
+
+    def __deepcopy__(self, memo: dict) -> 'Distiller':
+        new = copy.copy(self)
+        new.teacher = None
+        return new
+
+    @property
+    def modules(self) -> list[str]:
+        """Paths of the modules whose outputs are compared."""
+        return sorted({term.source for term in self.terms if term.source})
+
+    @torch.no_grad()
+    def lesson(self, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """Returns what the teacher gives for a batch, by source."""
+        args, kwargs = _untouched(args), _untouched(kwargs)
+        found: dict[str, Any] = {}
+        if self.modules:
+            # The path that the student takes, so the same modules run.
+            with captured(self.teacher, self.modules) as found:
+                self.teacher(*args, mode='loss', **kwargs)
+        if any(not term.source for term in self.terms):
+            found[''] = self.teacher(*args, mode='tensor', **kwargs)
+        return found
+
+    def losses(
+        self, student: nn.Module, found: dict, lesson: dict
+    ) -> dict[str, Tensor]:
+        """Returns the named losses of a batch.
+
+        Raises:
+            ValueError: If outputs cannot be compared.
+        """
+        losses: dict[str, Tensor] = {}
+        for term in self.terms:
+            mine = term.tensors(_of(found, term.source))
+            theirs = term.tensors(_of(lesson, term.source))
+            if len(mine) != len(theirs):
+                raise ValueError(
+                    f'{term.source or "the model"} returns {len(mine)} '
+                    f'tensors in the student and {len(theirs)} in the '
+                    'teacher; name those to compare with `keys`'
+                )
+            for one, other in zip(mine, theirs, strict=True):
+                other = self._narrowed(student, term.source, one, other)
+                loss = term(one, other)
+                losses[term.name] = losses.get(term.name, 0) + loss
+        return losses
+
+    def _narrowed(
+        self, student: nn.Module, source: str, mine: Tensor, theirs: Tensor
+    ) -> Tensor:
+        """The teacher's output at the units that the student kept.
+
+        A fixed 1x1 adapter: the plan says which of the dense units the
+        student's units were, so none has to be learned.
+        """
+        if mine.shape == theirs.shape:
+            return theirs
+        kept = _kept_outputs(student, self.teacher, source)
+        sizes = list(zip(mine.shape, theirs.shape, strict=False))
+        dims = [d for d, (a, b) in enumerate(sizes) if a != b]
+        fits = mine.ndim == theirs.ndim and len(dims) == 1
+        if not fits or kept is None or len(kept) != mine.shape[dims[0]]:
+            raise ValueError(
+                f'{source or "the model"} gives {tuple(mine.shape)} in the '
+                f'student and {tuple(theirs.shape)} in the teacher, and no '
+                'plan says which units correspond; distil a layer that the '
+                'plan prunes itself, or one of equal width'
+            )
+        return theirs.index_select(dims[0], kept.to(theirs.device))
+
+
+class _Distilled:
+    """Put before the student's class: adds the teacher's part to the loss."""
+
+    _distiller: Distiller
+
+    def forward(self, *args: Any, mode: str = 'tensor', **kwargs: Any) -> Any:
+        """Runs the student; in training the losses are both."""
+        distiller = self._distiller
+        if mode != 'loss' or not self.training or distiller.teacher is None:
+            return super().forward(*args, mode=mode, **kwargs)
+        lesson = distiller.lesson(args, kwargs)
+        with captured(self, distiller.modules) as found:
+            losses = super().forward(*args, mode='loss', **kwargs)
+        if '' in lesson:
+            found[''] = super().forward(*args, mode='tensor', **kwargs)
+        return {**losses, **distiller.losses(self, found, lesson)}
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> nn.Module:
+        # `.to(device)` and its kin come through here.
+        if self._distiller.teacher is not None:
+            self._distiller.teacher._apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
+
+
+@MODELS.register_module(name='DistilledModel')
+def build_distilled_model(
+    student: dict,
+    teacher_checkpoint: str,
+    terms: Sequence[dict],
+    teacher: dict | None = None,
+    trust: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Returns the student, whose training loss also follows the teacher.
+
+    There is no wrapper: names, state dict, plan and predictions are those of
+    the student, and its checkpoints load into the plain student. The teacher
+    runs in eval mode without gradients.
+
+    Args:
+        student: Config of the student, usually a ``mmprune.PrunedModel``.
+        teacher_checkpoint: Weights of the teacher.
+        terms: What to imitate, each the arguments of a :class:`Term`.
+        teacher: Config of the teacher; by default the dense model that the
+            student was pruned from.
+        trust: Whether to unpickle what the safe loader refuses.
+        kwargs: Further arguments of both models, as ``data_preprocessor``.
+
+    Raises:
+        ValueError: If there is no teacher, nothing to imitate, or a term
+            names a module that a model lacks.
+    """
+    if teacher is None:
+        if student.get('type') != 'mmprune.PrunedModel':
+            raise ValueError(
+                'DistilledModel: give the config of the teacher; only of a '
+                'mmprune.PrunedModel it is known'
+            )
+        teacher = student['model']
+    if not terms:
+        raise ValueError(
+            'DistilledModel: there is nothing to imitate; give terms, as '
+            "[dict(loss='kl', temperature=2.0)]"
+        )
+    dense = MODELS.build({**copy.deepcopy(teacher), **copy.deepcopy(kwargs)})
+    loaded = load_checkpoint_file(teacher_checkpoint, trust=trust)
+    load_weights(dense, loaded, teacher_checkpoint)
+    model = MODELS.build({**student, **kwargs})
+    distiller = Distiller(dense, [Term(**term) for term in terms])
+    for path in distiller.modules:
+        _check_module(model, path, 'student')
+        _check_module(dense, path, 'teacher')
+    kind = type(model)
+    model._distiller = distiller
+    model.__class__ = type(
+        kind.__name__, (_Distilled, kind), {'__module__': kind.__module__}
+    )
+    return model
+
+
+@contextmanager
+def captured(model: nn.Module, paths: Sequence[str]) -> Iterator[dict]:
+    """Yields a dict that receives the last output of each module.
+
+    Args:
+        model: The model.
+        paths: Paths of modules in it.
+    """
+    found: dict[str, Any] = {}
+
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            found[path] = output
+
+        return hook
+
+    handles = [
+        model.get_submodule(path).register_forward_hook(keep(path))
+        for path in paths
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_module(model: nn.Module, path: str, role: str) -> None:
+    try:
+        model.get_submodule(path)
+    except AttributeError as error:
+        children = ', '.join(name for name, _ in model.named_children())
+        raise ValueError(
+            f'DistilledModel: the {role} has no module {path!r} to distil; '
+            f'its parts are {children}'
+        ) from error
+
+
+def _of(found: dict, source: str) -> Any:
+    if source not in found:
+        raise ValueError(
+            f'{source!r} did not run while the loss was computed, so there '
+            'is nothing to distil; name a module that does'
+        )
+    return found[source]
+
+
+def _kept_outputs(
+    student: nn.Module, teacher: nn.Module, source: str
+) -> Tensor | None:
+    plan = getattr(student, 'pruning_plan', None)
+    if plan is None or not source:
+        return None
+    shapes = {n: tuple(t.shape) for n, t in named_tensors(teacher).items()}
+    index = kept_index(plan, shapes)
+    # mmcv's ConvModule holds its layer as `conv`.
+    for name in (f'{source}.weight', f'{source}.conv.weight'):
+        if 0 in index.get(name, {}):
+            return index[name][0]
+    return None
+
+
+def _untouched(value: Any) -> Any:
+    """Copies containers and samples, which a loss may write into."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, dict):
+        return {k: _untouched(v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_untouched(v) for v in value)
+    return copy.deepcopy(value)

@@ -1,0 +1,117 @@
+"""Sparsity as a function of the step."""
+
+from dataclasses import dataclass
+
+from .registry import TASK_UTILS
+
+
+@dataclass(frozen=True)
+class _Ramp:
+    """From ``initial`` at ``begin`` to ``final`` at ``end``, then constant.
+
+    Steps are optimizer steps, iterations or epochs, as the caller counts.
+    """
+
+    begin: int
+    end: int
+    final: float
+    initial: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.begin, self.initial, self.final)
+        if self.end <= self.begin:
+            raise ValueError(
+                f'a schedule must end after it begins, found begin='
+                f'{self.begin} and end={self.end}; OneShot has one step only'
+            )
+
+    def progress(self, step: int) -> float:
+        """Returns how much of the ramp is behind, 0 to 1."""
+        done = (step - self.begin) / (self.end - self.begin)
+        return min(max(done, 0.0), 1.0)
+
+
+@TASK_UTILS.register_module()
+@dataclass(frozen=True)
+class OneShot:
+    """All at once: ``initial`` before step ``begin``, ``final`` from it on.
+
+    Args:
+        begin: The step at which everything goes.
+        final: Sparsity from then on, in ``[0, 1)``.
+        initial: Sparsity before.
+    """
+
+    begin: int
+    final: float
+    initial: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.begin, self.initial, self.final)
+
+    @property
+    def end(self) -> int:
+        """The last step at which something changes."""
+        return self.begin
+
+    def __call__(self, step: int) -> float:
+        """Returns the sparsity after ``step`` steps."""
+        return self.final if step >= self.begin else self.initial
+
+
+@TASK_UTILS.register_module()
+@dataclass(frozen=True)
+class LinearSchedule(_Ramp):
+    r"""The same number of weights at every step.
+
+    :math:`s = s_i + (s_f - s_i) p` with the progress :math:`p` from 0 at
+    ``begin`` to 1 at ``end``.
+    """
+
+    def __call__(self, step: int) -> float:
+        """Returns the sparsity after ``step`` steps."""
+        done = self.progress(step)
+        return self.initial * (1 - done) + self.final * done
+
+
+@TASK_UTILS.register_module()
+@dataclass(frozen=True)
+class CubicSchedule(_Ramp):
+    r"""Fast while much is redundant, slow towards the end.
+
+    :math:`s = s_f + (s_i - s_f)(1 - p)^3` with the progress :math:`p` from 0
+    at ``begin`` to 1 at ``end``. Zhu & Gupta, "To prune, or not to prune",
+    2017; they also fix the pruning frequency, here the hook's ``interval``.
+    """
+
+    def __call__(self, step: int) -> float:
+        """Returns the sparsity after ``step`` steps."""
+        left = (1 - self.progress(step)) ** 3
+        return self.final + (self.initial - self.final) * left
+
+
+@TASK_UTILS.register_module()
+@dataclass(frozen=True)
+class ExponentialSchedule(_Ramp):
+    r"""The same fraction of what is left at every step.
+
+    :math:`1 - s = (1 - s_i) \left(\frac{1 - s_f}{1 - s_i}\right)^p` with the
+    progress :math:`p` from 0 at ``begin`` to 1 at ``end``.
+    """
+
+    def __call__(self, step: int) -> float:
+        """Returns the sparsity after ``step`` steps."""
+        dense, kept = 1 - self.initial, 1 - self.final
+        return 1 - dense * (kept / dense) ** self.progress(step)
+
+
+def _check(begin: int, initial: float, final: float) -> None:
+    if begin < 0:
+        raise ValueError(
+            f'a schedule begins at step 0 or later, found {begin}'
+        )
+    if not 0 <= initial <= final < 1:
+        raise ValueError(
+            'a schedule needs 0 <= initial <= final < 1, found initial='
+            f'{initial:g} and final={final:g}'
+        )
