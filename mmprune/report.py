@@ -1,6 +1,7 @@
 """Dense against pruned, as data and as a page to read."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,21 @@ def module_rows(
                 )
             )
     return rows
+
+
+def tensor_rows(
+    dense: dict[str, tuple[int, ...]], model: nn.Module
+) -> list[dict]:
+    """Returns one row per parameter: its elements before and after.
+
+    Args:
+        dense: Tensor name -> shape in the dense model.
+        model: The pruned model; zeros of it count as left.
+    """
+    return [
+        dict(tensor=name, params=math.prod(dense[name]), left=p.numel())
+        for name, p in model.named_parameters()
+    ]
 
 
 def uncovered_rows(

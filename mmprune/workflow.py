@@ -39,6 +39,7 @@ from .report import (
     group_rows,
     kind_rows,
     module_rows,
+    tensor_rows,
     uncovered_rows,
     weights_mb,
 )
@@ -387,6 +388,7 @@ def _report(
             model, groups, family.dense_reason
         )
         report['modules'] = module_rows(shapes, result.models['structured'])
+        report['tensors'] = tensor_rows(shapes, result.models['structured'])
     if 'unstructured' in result.models:
         report['weights'] = module_rows(shapes, result.models['unstructured'])
     return report

@@ -1,27 +1,34 @@
-"""Draws what VAD sees and plans on one keyframe, as one PNG.
+"""Draws what VAD sees and plans: one keyframe, or a drive as GIF or MP4.
 
     python tools/visualize.py projects/configs/VAD/VAD_tiny_stage_2.py \\
         ckpts/pruned/vad_structured_pruned.pth --dense ckpts/VAD_tiny.pth
+    python tools/visualize.py ... --scene 0 --out drive.gif
 
 Six cameras with boxes, and the bird's-eye view with boxes, trajectories, map
 lines and the plan; with --dense the dense model's row above the pruned one's.
 """
 
 import argparse
+import copy
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import pseudo_collate  # noqa: E402
 from mmengine.registry import DATASETS, init_default_scope  # noqa: E402
-from mmengine.structures import BaseDataElement  # noqa: E402
 from torch import nn  # noqa: E402
 
-from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
+from mmprune.cli import (  # noqa: E402
+    Stages,
+    fail_in_one_sentence,
+    load_config,
+)
 from mmprune.models.loading import load_model  # noqa: E402
 from projects.VAD.drawing_layers import (  # noqa: E402
     Layer,
@@ -32,10 +39,17 @@ from projects.VAD.keyframe_dataset import (  # noqa: E402
     NuScenesKeyframeDataset,
     set_info_file,
 )
-from projects.VAD.visualize import draw_keyframe  # noqa: E402
+from projects.VAD.sequence import sequence_kind, write_sequence  # noqa: E402
+from projects.VAD.visualize import (  # noqa: E402
+    draw_keyframe,
+    render_keyframe,
+)
 
-# Frames that the temporal memory is given before the one that is drawn.
+# Frames that the temporal memory is given before the first that is drawn.
 MEMORY_FRAMES = 3
+# Of a sequence, dots per inch: 1908 pixels wide, a GIF smaller.
+SEQUENCE_DPI = {'mp4': 90, 'folder': 90, 'gif': 60}
+Panels = list[tuple[str, list[Layer]]]
 
 
 @fail_in_one_sentence
@@ -52,15 +66,23 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Draw a keyframe and VAD's output into one PNG."
+        description="Draw keyframes and VAD's output: PNG, GIF or MP4."
     )
     add = parser.add_argument
     add('config', help='config with a test_dataloader')
     add('checkpoint', nargs='?', help='dense or pruned checkpoint')
     add('--dense', help='checkpoint of the dense model, for comparison')
     add('--ann-file', help="mmdet3d info file, instead of the config's")
-    add('--out', default='vad.png', help='the PNG (default: %(default)s)')
-    add('--index', type=int, default=0, help='which keyframe (default: 0)')
+    add(
+        '--out',
+        default='vad.png',
+        help='a PNG for one keyframe; a GIF, an MP4 or a folder of PNGs for '
+        'a sequence (default: %(default)s)',
+    )
+    add('--index', type=int, help='which keyframe, or the first (default: 0)')
+    add('--frames', type=int, help='how many keyframes to draw, in order')
+    add('--scene', help='draw a scene: its token, name or number from 0')
+    add('--fps', type=float, default=2.0, help='default: %(default)s')
     add('--score-thr', type=float, default=0.3, help='default: %(default)s')
     add('--no-gt', action='store_true', help='leave out the ground truth')
     add('--gt-only', action='store_true', help='ground truth, no model')
@@ -87,13 +109,12 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f'--score-thr must lie in [0, 1], found {args.score_thr}.'
         )
-    out = Path(args.out)
-    if out.suffix.lower() != '.png' or out.is_dir():
-        raise ValueError(f'--out must name a PNG file, found {out}.')
-    if not os.access(out.resolve().parent, os.W_OK):
+    _check_sequence(args)
+    parent = Path(args.out).resolve().parent
+    if not os.access(parent, os.W_OK):
         raise ValueError(
-            f'cannot write {out}: there is no writable folder '
-            f'{out.resolve().parent}; make it or choose another.'
+            f'cannot write {args.out}: there is no writable folder '
+            f'{parent}; make it or choose another.'
         )
     for path in (args.config, args.checkpoint, args.dense):
         if path and not Path(path).is_file():
@@ -105,39 +126,129 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
+def _check_sequence(args: argparse.Namespace) -> None:
+    kind = sequence_kind(args.out)
+    if args.frames is not None and args.frames < 1:
+        raise ValueError(f'--frames must be at least 1, found {args.frames}.')
+    if not 0.1 <= args.fps <= 50:
+        raise ValueError(f'--fps must lie in [0.1, 50], found {args.fps:g}.')
+    if args.scene is not None and args.index is not None:
+        raise ValueError(
+            '--scene begins with its first keyframe; leave out --index or '
+            '--scene.'
+        )
+    several = args.scene is not None or (args.frames or 1) > 1
+    if kind == 'png' and several:
+        raise ValueError(
+            f'{args.out} holds one keyframe, and several were asked for; '
+            'name a GIF, an MP4 or a folder with --out.'
+        )
+
+
 def _draw(cfg: Config, args: argparse.Namespace) -> None:
     dataset = _build_dataset(cfg, args)
-    results = dataset.get_data_info(args.index)
-    truth = [] if args.no_gt else [truth_layer(results)]
-    panels = []
-    for title, checkpoint in _models(args):
-        model = load_model(
-            cfg, checkpoint, args.device, trust=args.trust_checkpoint
+    indices = _indices(dataset, args)
+    models = [
+        (
+            title,
+            load_model(
+                cfg, checkpoint, args.device, trust=args.trust_checkpoint
+            ),
         )
-        predicted = prediction_layer(
-            _predict(model, dataset, args.index), args.score_thr
+        for title, checkpoint in _models(args)
+    ]
+    kind = sequence_kind(args.out)
+    if kind == 'png':
+        ((results, panels),) = _keyframes(dataset, models, indices, args)
+        draw_keyframe(results, panels, args.out)
+        return
+    with Stages(len(indices)) as stage:
+        write_sequence(
+            _frames(dataset, models, indices, args, stage),
+            args.out,
+            args.fps,
+            f'{len(indices)} keyframes in order: six cameras and the '
+            "bird's-eye view" + ''.join(f', {title}' for title, _ in models),
         )
-        panels.append((_title(title, predicted, args), [*truth, predicted]))
-    draw_keyframe(results, panels or [('ground truth', truth)], args.out)
+
+
+def _frames(
+    dataset: NuScenesKeyframeDataset,
+    models: Sequence[tuple[str, nn.Module]],
+    indices: Sequence[int],
+    args: argparse.Namespace,
+    stage: Stages,
+) -> Iterator[np.ndarray]:
+    dpi = SEQUENCE_DPI[sequence_kind(args.out)]
+    for number, (results, panels) in enumerate(
+        _keyframes(dataset, models, indices, args), 1
+    ):
+        stage(f'keyframe {indices[number - 1]}')
+        place = f'{number} of {len(indices)}: '
+        panels = [(place + title, layers) for title, layers in panels]
+        yield render_keyframe(results, panels, dpi)
 
 
 def _build_dataset(
     cfg: Config, args: argparse.Namespace
 ) -> NuScenesKeyframeDataset:
+    init_default_scope(cfg.get('default_scope', 'mmdet3d'))
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    if not str(dataset.get('type')).endswith('NuScenesKeyframeDataset'):
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(str(dataset.get('type')))
+    if not (
+        isinstance(kind, type) and issubclass(kind, NuScenesKeyframeDataset)
+    ):
         raise ValueError(
             f'{args.config} tests on {dataset.get("type")}, expected a '
-            'NuScenesKeyframeDataset; use a config of VAD.'
+            'NuScenesKeyframeDataset or one derived from it; use a config '
+            'of VAD.'
         )
-    init_default_scope(cfg.get('default_scope', 'mmdet3d'))
-    dataset = DATASETS.build(dataset)
-    if not 0 <= args.index < len(dataset):
+    return DATASETS.build(dataset)
+
+
+def _indices(
+    dataset: NuScenesKeyframeDataset, args: argparse.Namespace
+) -> list[int]:
+    """The keyframes to draw; those of a sequence in one scene or several."""
+    if args.scene is not None:
+        return _scene_indices(dataset, args.scene)[: args.frames]
+    first = args.index or 0
+    if not 0 <= first < len(dataset):
         raise ValueError(
-            f'--index {args.index} was asked for, and the info file has the '
+            f'--index {first} was asked for, and the info file has the '
             f'keyframes 0 to {len(dataset) - 1}.'
         )
-    return dataset
+    last = first + (args.frames or 1)
+    if last > len(dataset):
+        raise ValueError(
+            f'--frames {args.frames} from keyframe {first} on were asked '
+            f'for, and the info file ends with {len(dataset) - 1}; ask for '
+            f'at most {len(dataset) - first}.'
+        )
+    return list(range(first, last))
+
+
+def _scene_indices(dataset: NuScenesKeyframeDataset, asked: str) -> list[int]:
+    scenes: dict[str, list[int]] = {}
+    names: dict[str, str] = {}
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        scenes.setdefault(info['scene_token'], []).append(index)
+        names[info.get('scene_name', info['scene_token'])] = info[
+            'scene_token'
+        ]
+    token = names.get(asked, asked)
+    if token not in scenes and asked.isdigit() and int(asked) < len(scenes):
+        token = list(scenes)[int(asked)]
+    if token not in scenes:
+        raise ValueError(
+            f'--scene {asked} was asked for, and the info file has '
+            f'{len(scenes)} scenes: {", ".join(list(names)[:5])}'
+            f'{", ..." if len(names) > 5 else ""}; name one of them or give '
+            f'a number from 0 to {len(scenes) - 1}.'
+        )
+    return scenes[token]
 
 
 def _models(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -156,10 +267,37 @@ def _title(name: str, layer: Layer, args: argparse.Namespace) -> str:
 
 
 @torch.no_grad()
-def _predict(
-    model: nn.Module, dataset: NuScenesKeyframeDataset, index: int
-) -> BaseDataElement:
-    """Runs the scene's frames up to the asked one, which is returned."""
+def _keyframes(
+    dataset: NuScenesKeyframeDataset,
+    models: Sequence[tuple[str, nn.Module]],
+    indices: Sequence[int],
+    args: argparse.Namespace,
+) -> Iterator[tuple[dict, Panels]]:
+    """Yields each keyframe with its rows.
+
+    The models see the frames once and in order, so that their memory is
+    that of a drive; before the first one those that lead up to it.
+    """
+    for index in _leading(dataset, indices[0]) if models else ():
+        data = dataset[index]
+        for _, model in models:
+            model.test_step(pseudo_collate([copy.deepcopy(data)]))
+    for index in indices:
+        results = dataset.get_data_info(index)
+        truth = [] if args.no_gt else [truth_layer(results)]
+        panels = []
+        data = dataset[index] if models else None
+        for title, model in models:
+            (sample,) = model.test_step(pseudo_collate([copy.deepcopy(data)]))
+            predicted = prediction_layer(sample, args.score_thr)
+            panels.append(
+                (_title(title, predicted, args), [*truth, predicted])
+            )
+        yield results, panels or [('ground truth', truth)]
+
+
+def _leading(dataset: NuScenesKeyframeDataset, index: int) -> range:
+    """Up to ``MEMORY_FRAMES`` keyframes of the scene before this one."""
     scene = dataset.get_data_info(index)['scene_token']
     first = index
     while (
@@ -167,9 +305,7 @@ def _predict(
         and dataset.get_data_info(first - 1)['scene_token'] == scene
     ):
         first -= 1
-    for i in range(first, index + 1):
-        samples = model.test_step(pseudo_collate([dataset[i]]))
-    return samples[0]
+    return range(first, index)
 
 
 if __name__ == '__main__':

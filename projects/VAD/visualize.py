@@ -48,33 +48,75 @@ def draw_keyframe(
     Raises:
         ValueError: If a picture of a camera cannot be decoded.
     """
+    _save(_keyframe_figure(results, panels, 150), path, describe(panels))
+
+
+def render_keyframe(
+    results: dict,
+    panels: Sequence[tuple[str, Sequence[Layer]]],
+    dpi: int = 90,
+) -> np.ndarray:
+    """Returns what :func:`draw_keyframe` draws, ``[H, W, 3]`` uint8 RGB.
+
+    Args:
+        results: What ``NuScenesKeyframeDataset.get_data_info`` gives.
+        panels: Title and layers of each row.
+        dpi: The width is 21.2 times this, a row's height 6.2 times.
+
+    Raises:
+        ValueError: If a picture of a camera cannot be decoded.
+    """
+    figure = _keyframe_figure(results, panels, dpi)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def describe(panels: Sequence[tuple[str, Sequence[Layer]]]) -> str:
+    """Returns the picture in words, for those who do not see it."""
+    rows = '; '.join(title for title, _ in panels)
+    return f"Six cameras and the bird's-eye view. From the top: {rows}."
+
+
+def _keyframe_figure(
+    results: dict, panels: Sequence[tuple[str, Sequence[Layer]]], dpi: int
+) -> Figure:
     pictures = _load_pictures(results)
     scan = _load_scan(results)
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(width, height * len(panels)), dpi=150)
+    figure = Figure(figsize=(width, height * len(panels)), dpi=dpi)
     FigureCanvasAgg(figure)
     rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
     for row, (title, layers) in zip(rows, panels, strict=True):
         row.text(
             0.08 / width, 1 - 0.3 / height, title, fontsize=16, weight='bold'
         )
-        for i, names in enumerate(MOSAIC):
-            for j, name in enumerate(names):
-                axes = _add_axes(row, 0.08 + 4.76 * j, 3.0 - 2.9 * i, 4.7, 2.6)
-                matrix = results['lidar2img'][CAMERAS.index(name)]
-                picture = draw_camera(pictures[name], matrix, layers)
-                axes.imshow(picture[..., ::-1])
-                axes.set_title(name, fontsize=11, pad=3)
-                axes.set_axis_off()
-        draw_bev(_add_axes(row, 14.95, 0.45, 3.42, 5.2), layers, scan)
-        row.legend(
-            handles=_legend(layers, scan is not None),
-            loc='center left',
-            bbox_to_anchor=(18.4 / width, 0.5),
-            fontsize=11,
-            frameon=False,
-        )
-    _save(figure, path)
+        _draw_row(row, results['lidar2img'], pictures, scan, layers)
+    return figure
+
+
+def _draw_row(
+    row: SubFigure,
+    lidar2img: Sequence[np.ndarray],
+    pictures: dict[str, np.ndarray],
+    scan: np.ndarray | None,
+    layers: Sequence[Layer],
+) -> None:
+    for i, names in enumerate(MOSAIC):
+        for j, name in enumerate(names):
+            axes = _add_axes(row, 0.08 + 4.76 * j, 3.0 - 2.9 * i, 4.7, 2.6)
+            matrix = lidar2img[CAMERAS.index(name)]
+            picture = draw_camera(pictures[name], matrix, layers)
+            axes.imshow(picture[..., ::-1])
+            axes.set_title(name, fontsize=11, pad=3)
+            axes.set_axis_off()
+    draw_bev(_add_axes(row, 14.95, 0.45, 3.42, 5.2), layers, scan)
+    row.legend(
+        handles=_legend(layers, scan is not None),
+        loc='center left',
+        bbox_to_anchor=(18.4 / PANEL_INCHES[0], 0.5),
+        fontsize=11,
+        frameon=False,
+    )
 
 
 def _add_axes(
@@ -214,11 +256,12 @@ def _load_scan(results: dict) -> np.ndarray | None:
     return values[: len(values) // features * features].reshape(-1, features)
 
 
-def _save(figure: Figure, path: str) -> None:
+def _save(figure: Figure, path: str, description: str) -> None:
     target = Path(path)
     partial = target.with_name(f'.{target.name}.{os.getpid()}.part')
     try:
-        figure.savefig(partial, format='png')
+        metadata = {'Description': description}
+        figure.savefig(partial, format='png', metadata=metadata)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""What a report says in numbers: the tables and the head of the page."""
+
+import math
+import re
+from collections.abc import Mapping
+
+from .charts import number
+
+COSTS = (
+    ('params', 'Parameters'),
+    ('nonzero', 'Non-zero'),
+    ('macs', 'MACs'),
+    ('checkpoint_mb', 'Checkpoint'),
+    ('latency_ms', 'Latency'),
+)
+SHOWN_METRICS = 24
+# A relative change below this is called none.
+_SAME = 0.0005
+_LOWER = re.compile(
+    'l1|l2|col|collision|mr|miss|error|err|perplexity|ppl|mae|mse|rmse|wer|'
+    'mate|mase|maoe|mave|maae|chamfer|latency|.*ade|.*fde|.*loss'
+)
+_HIGHER = re.compile(
+    'm?ap|nds|acc|accuracy|top[15]|epa|f1|recall|precision|m?iou|auc|mcc|'
+    'bleu|score'
+)
+
+
+def better(name: str, stated: Mapping[str, str]) -> str:
+    """Returns whether ``'higher'`` or ``'lower'`` is better, '' if unknown.
+
+    Args:
+        name: Of a metric.
+        stated: What the report says itself, name -> ``higher`` or ``lower``.
+    """
+    if name in stated:
+        return stated[name]
+    words = re.split(r'[^a-z0-9]+', name.lower())
+    if any(_LOWER.fullmatch(word) for word in words):
+        return 'lower'
+    return 'higher' if any(_HIGHER.fullmatch(w) for w in words) else ''
+
+
+def quantity(key: str, value: float) -> str:
+    """Returns a cost with its unit, ``24.8 M`` or ``123 ms``."""
+    if key == 'latency_ms':
+        return f'{value:.3g} ms' if value < 1000 else f'{value / 1000:.3g} s'
+    if key == 'checkpoint_mb':
+        return f'{value:.1f} MB'
+    for size, letter in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+        if abs(value) >= size:
+            return f'{value / size:.3g} {letter}'
+    return f'{value:.0f}'
+
+
+def percent(share: float) -> str:
+    """Returns a fraction as ``38 %``, with decimals where it is small."""
+    share = abs(share) * 100
+    digits = 0 if round(share, 1) >= 10 or share == 0 else 1
+    return f'{share:.{digits}f} %'
+
+
+def change(value: float, base: float, direction: str = '') -> dict:
+    """Returns the change from a base as text and as a class of the page.
+
+    Args:
+        value: The new value.
+        base: The dense model's.
+        direction: What :func:`better` returned.
+    """
+    if not (math.isfinite(value) and math.isfinite(base)):
+        return dict(text='', kind='')
+    difference = value - base
+    relative = difference / abs(base) if base else math.inf * difference
+    if abs(difference) <= _SAME * abs(base):
+        return dict(text='no change', kind='')
+    sign = '+' if difference > 0 else '\N{MINUS SIGN}'
+    size = percent(relative) if base else number(abs(difference))
+    kind = ''
+    if direction:
+        rises = difference > 0
+        kind = 'better' if rises == (direction == 'higher') else 'worse'
+    return dict(text=f'{sign}{size}', kind=kind)
+
+
+def cost_rows(models: Mapping[str, Mapping]) -> dict:
+    """Returns the table of costs: a row per model, beside the dense one."""
+    shown = [c for c in COSTS if any(m.get(c[0]) for m in models.values())]
+    dense = models.get('dense', {})
+    rows = []
+    for name, costs in models.items():
+        cells = []
+        for key, _ in shown:
+            value, base = costs.get(key), dense.get(key)
+            if value is None:
+                cells.append(dict(text='\N{EN DASH}'))
+                continue
+            cell = dict(text=quantity(key, value))
+            if base:
+                cell['share'] = min(1.0, value / base)
+                if name != 'dense':
+                    cell.update(change=change(value, base))
+            cells.append(cell)
+        rows.append(dict(name=name, cells=cells))
+    return dict(columns=[label for _, label in shown], rows=rows)
+
+
+def metric_rows(report: Mapping) -> dict | None:
+    """Returns the table of metrics, or None where there are none."""
+    metrics = report.get('metrics') or {}
+    first = [
+        k for k in ('dense', 'unstructured', 'structured') if k in metrics
+    ]
+    last = [k for k in metrics if k.startswith('recovered')]
+    columns = [*first, *last]
+    columns += [k for k in metrics if k not in columns]
+    names = list(dict.fromkeys(n for c in columns for n in metrics[c]))
+    if not names:
+        return None
+    rows = []
+    for name in names:
+        direction = better(name, report.get('directions') or {})
+        base = metrics.get('dense', {}).get(name)
+        cells = []
+        for column in columns:
+            value = metrics[column].get(name)
+            if not isinstance(value, int | float):
+                cells.append(dict(text='\N{EN DASH}'))
+                continue
+            cell = dict(text=number(value))
+            if column != 'dense' and isinstance(base, int | float):
+                cell['change'] = change(value, base, direction)
+            cells.append(cell)
+        rows.append(dict(name=name, direction=direction, cells=cells))
+    return dict(columns=columns, rows=rows, shown=SHOWN_METRICS)
+
+
+def main_metric(report: Mapping) -> str | None:
+    """Returns the metric of the head: the stated one, or the first known."""
+    table = metric_rows(report)
+    if table is None:
+        return None
+    names = [row['name'] for row in table['rows']]
+    if report.get('main_metric') in names:
+        return report['main_metric']
+    known = [row['name'] for row in table['rows'] if row['direction']]
+    return (known or names)[0]
+
+
+def tiles(report: Mapping) -> list[dict]:
+    """Returns the numbers of the head."""
+    models = report.get('models') or {}
+    dense = models.get('dense', {})
+    kind = 'structured' if 'structured' in models else 'unstructured'
+    pruned = models.get(kind, {})
+    out = []
+    for key, label in COSTS:
+        value, base = pruned.get(key), dense.get(key)
+        # Zeros change the count of weights alone.
+        plain = kind == 'unstructured' and key != 'nonzero'
+        if not value or not base or plain or key == 'checkpoint_mb':
+            continue
+        if key == 'nonzero' and kind == 'structured':
+            continue
+        from_to = f'{quantity(key, base)} \N{RIGHTWARDS ARROW} '
+        tile = dict(label=label, share=min(1.0, value / base))
+        if key == 'latency_ms':
+            speed = base / value
+            tile['value'] = f'{speed:.2f}\N{MULTIPLICATION SIGN} faster'
+            if speed < 1:
+                tile['value'] = (
+                    f'{1 / speed:.2f}\N{MULTIPLICATION SIGN} slower'
+                )
+        else:
+            tile['value'] = change(value, base)['text']
+        tile['note'] = from_to + quantity(key, value)
+        out.append(tile)
+    return out
+
+
+def metric_tile(report: Mapping) -> dict | None:
+    """Returns the main metric, dense -> pruned -> recovered."""
+    name = main_metric(report)
+    if name is None:
+        return None
+    table = metric_rows(report)
+    row = next(r for r in table['rows'] if r['name'] == name)
+    steps = [
+        dict(model=column, **cell)
+        for column, cell in zip(table['columns'], row['cells'], strict=True)
+        if column in ('dense', 'structured', 'unstructured', 'recovered')
+    ]
+    return dict(label=name, direction=row['direction'], steps=steps)
+
+
+def dense_reasons(report: Mapping) -> list[dict]:
+    """Returns why parts stay dense: reason, number and names of them."""
+    reasons: dict[str, dict] = {}
+    for row in report.get('groups') or []:
+        if row['dense_because']:
+            entry = reasons.setdefault(
+                row['dense_because'], dict(names=[], params=0)
+            )
+            entry['names'].append(row['group'])
+    for row in report.get('uncovered') or []:
+        entry = reasons.setdefault(
+            row['dense_because'], dict(names=[], params=0)
+        )
+        entry['names'].append(row['tensor'])
+        entry['params'] += row['params']
+    rows = [
+        dict(
+            reason=reason,
+            names=entry['names'],
+            params=quantity('params', entry['params'])
+            if entry['params']
+            else '',
+        )
+        for reason, entry in reasons.items()
+    ]
+    return sorted(rows, key=lambda row: -len(row['names']))
