@@ -41,7 +41,7 @@ EXTRAS = {
         'opencv-python-headless<4.12',
         'shapely>=2.0',
     ],
-    'vit': ['timm>=1.0'],
+    'vit': ['timm>=1.0.20', 'scikit-learn>=1.3'],
     'llm': [
         'accelerate>=1.0',
         'peft>=0.14',

@@ -1,0 +1,158 @@
+"""What masks cost: a training step with masks beside a dense one.
+
+    python benchmarks/masked_step.py --rounds 30
+
+ViT-Small at 32 x 32, batch 1, SGD with momentum. Beside it the masks of
+torch.nn.utils.prune, which multiply weights in every forward. The models take
+turns. Exits with 1 if the masks of mmprune cost more than 5%.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
+
+from mmprune.adapters import vit_groups  # noqa: E402
+from mmprune.cost import count_macs  # noqa: E402
+from mmprune.registry import MODELS  # noqa: E402
+from mmprune.rounds import RoundOptions, UnitRounds  # noqa: E402
+from mmprune.rounds.regions import Region, clear  # noqa: E402
+from mmprune.rounds.scores import unit_scores  # noqa: E402
+
+LIMIT = 0.05
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the flags."""
+    parser = argparse.ArgumentParser(description='Time masked training.')
+    add = parser.add_argument
+    add('--model', default='vit_small_patch16_224')
+    add('--depth', type=int, default=12)
+    add('--rate', type=float, default=0.7)
+    add('--batch-size', type=int, default=1)
+    add('--rounds', type=int, default=30, help='timed steps of each model')
+    add('--amp', action='store_true', help='bfloat16, needs CUDA')
+    add('--peak-tflops', type=float, help='of the device: adds its use (MFU)')
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    return parser.parse_args(argv)
+
+
+def build(args: argparse.Namespace) -> nn.Module:
+    """Returns the model, the same weights each time."""
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='mmprune.TimmClassifier',
+            model=args.model,
+            depth=args.depth,
+            img_size=32,
+            patch_size=4,
+            num_classes=10,
+        )
+    )
+    return model.to(args.device).train()
+
+
+def masked(model: nn.Module, rate: float) -> list[Region]:
+    """Zeroes heads and neurons as the loop does; returns what it holds."""
+    options = RoundOptions(epochs=1, pruning_times=2, rate=rate)
+    rounds = UnitRounds(list(vit_groups(model)), options)
+    scores = unit_scores(model, rounds.groups, options)
+    rounds.begin(rounds.choose(model, scores, 1))
+    clear(rounds.regions(model, 'gone'))
+    return rounds.held(model)
+
+
+def mask_by_torch(model: nn.Module, rate: float) -> None:
+    """Puts torch's masks over the matrices that have lost units."""
+    masked(model, rate)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and (module.weight == 0).any():
+            mask = (module.weight != 0).float()
+            prune.custom_from_mask(module, 'weight', mask)
+
+
+def stepper(
+    model: nn.Module, held: list[Region], args: argparse.Namespace
+) -> Callable[[], None]:
+    """Returns a function that does one training step."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    wrapper = OptimWrapper(optimizer)
+    if args.amp:
+        wrapper = AmpOptimWrapper(dtype='bfloat16', optimizer=optimizer)
+    images = torch.randn(args.batch_size, 3, 32, 32, device=args.device)
+    labels = torch.zeros(args.batch_size, dtype=torch.long).to(args.device)
+
+    def step() -> None:
+        model.train_step(dict(inputs=images, data_samples=labels), wrapper)
+        clear(held)
+
+    return step
+
+
+def timed(step: Callable[[], None], device: str) -> float:
+    """Returns the milliseconds of one step."""
+    start = time.perf_counter()
+    step()
+    if device.startswith('cuda'):
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1000
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the benchmark."""
+    args = parse_args(argv)
+    dense, ours, theirs = (build(args) for _ in range(3))
+    held = masked(ours, args.rate)
+    mask_by_torch(theirs, args.rate)
+    steps = {
+        'dense': stepper(dense, [], args),
+        'mmprune': stepper(ours, held, args),
+        'torch.nn.utils.prune': stepper(theirs, [], args),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(args.rounds + 3):
+        for name, step in steps.items():
+            spent = timed(step, args.device)
+            if number >= 3:
+                times[name].append(spent)
+    threads = torch.get_num_threads()
+    print(
+        f'{args.model} at 32 x 32, batch {args.batch_size}, {args.rate:.0%} '
+        f'of heads and neurons masked, {args.rounds} steps, {args.device}, '
+        f'{threads} threads, PyTorch {torch.__version__}\n'
+    )
+    print(
+        '| training step | median (ms) | quartiles (ms) | of dense | '
+        'images/s |'
+    )
+    print('|---|---|---|---|---|')
+    base = statistics.median(times['dense'])
+    for name, spent in times.items():
+        low, middle, high = statistics.quantiles(spent, n=4)
+        print(
+            f'| {name} | {middle:.2f} | {low:.2f} - {high:.2f} | '
+            f'{middle / base:.3f}x | {1000 * args.batch_size / middle:.0f} |'
+        )
+    if args.peak_tflops:
+        image = torch.randn(1, 3, 32, 32, device=args.device)
+        macs = count_macs(dense, lambda model: model(image))['']
+        # forward and twice as much backward, two operations per MAC
+        flops = 6 * macs * args.batch_size / (base / 1000)
+        print(f'\nMFU of dense: {flops / args.peak_tflops / 1e12:.1%}')
+    if statistics.median(times['mmprune']) > (1 + LIMIT) * base:
+        sys.exit(f'masks cost more than {LIMIT:.0%}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,108 @@
+"""The rewind point of a run and the file that keeps it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.model import BaseAveragedModel
+from mmengine.runner import Runner
+from torch import nn
+
+from ..rounds import RewindPoint
+
+
+class RewindFile:
+    """Reads, takes and checks the weights that every round restarts from.
+
+    Args:
+        runner: The Runner.
+        init: File of the user: read if it is there, else written. ``None``
+            keeps the point in the work directory.
+
+    Attributes:
+        point: The weights, ``None`` until they are taken or read.
+    """
+
+    def __init__(self, runner: Runner, init: str | None) -> None:
+        self.runner = runner
+        self.given = Path(init).expanduser() if init else None
+        self.point: RewindPoint | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the point is kept."""
+        if self.given is not None:
+            return self.given
+        return Path(self.runner.work_dir) / 'rewind_point.pth'
+
+    @property
+    def checksum(self) -> str:
+        """Of the point; empty as long as there is none."""
+        return self.point.checksum if self.point else ''
+
+    def begin(
+        self,
+        model: nn.Module,
+        averages: Sequence[BaseAveragedModel],
+        insist: bool,
+    ) -> None:
+        """Brings a fresh run to the weights of the user's file.
+
+        Args:
+            model: The model.
+            averages: Averaged copies, which begin there too.
+            insist: Whether the weights must be pretrained ones.
+
+        Raises:
+            ValueError: If the file does not fit, or nothing is pretrained.
+        """
+        pretrained = bool(getattr(model, 'pretrained_tensors', 0))
+        if self.given is not None and self.given.is_file():
+            point = RewindPoint.load(self.given)
+            point.check_fits(model, self.given)
+            point.restore(model)
+            for average in averages:
+                average.module.load_state_dict(point.weights)
+            pretrained = True
+            self.runner.logger.info(f'rewind point read from {self.given}')
+        elif self.runner._load_from is not None:
+            pretrained = True
+        if insist and not pretrained:
+            raise ValueError(
+                "prune_type='pt' starts from pretrained weights, and none "
+                'were given; set model.pretrained, load_from or '
+                'train_cfg.init'
+            )
+
+    def take(self, model: nn.Module, epoch: int) -> None:
+        """Makes the present weights the rewind point, and writes them."""
+        self.point = RewindPoint.of(model)
+        there = self.given is not None and self.given.is_file()
+        if is_main_process() and not there:
+            self.point.save(
+                self.path, dict(cfg=self.runner.cfg.pretty_text, epoch=epoch)
+            )
+            self.runner.logger.info(
+                f'rewind point of epoch {epoch} written to {self.path}, '
+                f'sha256 {self.checksum[:16]}'
+            )
+        barrier()
+
+    def load(self, checksum: str) -> None:
+        """Reads the point that a resumed run began with.
+
+        Raises:
+            ValueError: If the file is gone or another.
+        """
+        if not self.path.is_file():
+            raise ValueError(
+                f'the run rewinds to {self.path}, which is gone; put it back '
+                'or start the run again'
+            )
+        self.point = RewindPoint.load(self.path)
+        if self.checksum != checksum:
+            raise ValueError(
+                f'{self.path} is not the rewind point of the checkpoint: it '
+                'has another checksum; put the right file there or start the '
+                'run again'
+            )

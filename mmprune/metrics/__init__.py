@@ -1,0 +1,5 @@
+"""Metrics that a config can name."""
+
+from .accuracy import Accuracy
+
+__all__ = ['Accuracy']

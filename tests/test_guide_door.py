@@ -1,0 +1,304 @@
+"""The guide's command line, and the commands around iterative pruning."""
+
+import importlib.util
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmprune.datasets import CIFAR, Digits
+from mmprune.loops import IterativePruningLoop
+from mmprune.models import build_model, load_model
+from mmprune.registry import DATASETS, LOOPS
+from mmprune.rounds import RewindPoint, RoundOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+# The guide's experiments, word by word but for the numbers.
+SAME = """
+    --arch vit_small --dataset cifar10 --data {data} --vit_pretrained
+    --vit_structured --vit_prune_target both --criteria magnitude --rate 0.7
+    --mlp_prune_ratio 0.7 --pruning_times 2 --epochs 1 --batch_size 8
+    --sorting_mode global --lr 0.01 --init {init} --save_dir {out}
+    --exp_name {name}
+"""
+REFILL = SAME + ' --struct refill --fillback_rate 0.0'
+RSST = SAME + (
+    ' --struct rsst --reg_granularity_prune 1.0 --RST_schedule '
+    'exp_custom_exponents --exponents 4'
+)
+# A ViT-Small in name and heads, small enough for a test.
+SMALL = (
+    ' --workers 0 --cfg-options model.depth=3 model.embed_dim=48 '
+    'train_cfg.latency_runs=0'
+)
+
+
+def command(name: str):
+    """Loads a script of tools/ as a module."""
+    path = ROOT / 'tools' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+door = command('guides/main_imp_fillback')
+compare = command('compare_rounds')
+sweep = command('sweep_vit')
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory) -> Path:
+    """Sixteen training images and four to test, in CIFAR's layout."""
+    root = tmp_path_factory.mktemp('cifar')
+    folder = root / 'cifar-10-batches-py'
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for name, count in (('data_batch_1', 16), ('test_batch', 4)):
+        batch = dict(
+            data=draw.integers(0, 256, (count, 3072), dtype=np.uint8),
+            labels=draw.integers(0, 10, count).tolist(),
+        )
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return root
+
+
+def trained(folder: Path) -> Path:
+    """An init file whose weights look like trained ones."""
+    cfg = door.config_from(door.parse_args([]))
+    cfg.merge_from_dict({'model.depth': 3, 'model.embed_dim': 48})
+    model = build_model(cfg)
+    for name, value in model.named_parameters():
+        if value.ndim > 1 and 'blocks' in name:
+            torch.nn.init.normal_(value, std=0.06)
+    path = folder / 'vit_small_cifar10_pretrained_init.pth.tar'
+    RewindPoint.of(model).save(path)
+    return path
+
+
+@pytest.mark.parametrize('line', [REFILL, RSST], ids=['refill', 'rsst'])
+def test_the_command_line_of_the_guide_runs(tmp_path, images, line, capsys):
+    out = tmp_path / 'checkpoint' / 'vit_small_70p'
+    init = trained(tmp_path)
+    words = (line + SMALL).format(
+        data=images, init=init, out=out, name=f'cifar10_70p_{tmp_path.name}'
+    )
+    door.main(words.split())
+    found = json.loads((out / 'rounds.json').read_text())
+    assert found['experiment'].startswith('cifar10_70p_')
+    # 3 layers of 6 heads and 192 neurons: .7 of 18 and of 576
+    last = found['rounds'][-1]['layers']
+    heads = [x['gone'] for x in last if x['granularity'] == 'head']
+    neurons = [x['gone'] for x in last if x['granularity'] == 'neuron']
+    assert sum(heads) == 13 and sum(neurons) == 403
+    assert found['options']['struct'] in line
+    said = capsys.readouterr().out
+    assert 'std of the first qkv weight 0.06' in said
+    for state in (0, 1):
+        assert f'pruning state: {state} finished' in said
+    assert '* Acc@1: ' in said
+    (config,) = out.glob('*/vis_data/config.py')
+    small = load_model(Config.fromfile(config), out / 'pruned.pth')
+    assert small(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    kept = [block.attn.num_heads for block in small.blocks]
+    assert sum(kept) == 18 - 13 and min(kept) >= 1
+
+
+def test_an_untrained_init_is_no_pretrained_one(tmp_path, capsys):
+    init = trained(tmp_path)
+    point = RewindPoint.load(init)
+    weights = {k: v / 3 if v.ndim > 1 else v for k, v in point.weights.items()}
+    torch.save(dict(state_dict=weights), init)
+    words = REFILL.format(data='x', init=init, out='x', name='x').split()
+    with pytest.raises(SystemExit):
+        door.main(words)
+    assert 'looks untrained' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('flags', 'says'),
+    [
+        ('--exponents 4', '--exponents has no effect without --struct rsst'),
+        (
+            '--struct rsst --vit_prune_target head',
+            '--vit_prune_target has no effect without --vit_structured',
+        ),
+        (
+            '--vit_structured --vit_prune_target head --mlp_prune_ratio 0.5',
+            '--mlp_prune_ratio has no effect with --vit_prune_target head',
+        ),
+        ('--arch resnet18', '--arch resnet18 is no vision transformer'),
+        ('--dataset imagenet', '--dataset takes cifar10, cifar100 or'),
+        ('--criteria fisher', '--criteria takes magnitude, remain'),
+        ('--dataset digits --data x', '--data has no effect without a CIFAR'),
+        ('--pretrained_file x', 'has no effect without --vit_pretrained'),
+        ('--decreasing_lr 9;8', '--decreasing_lr takes epochs with commas'),
+        ('--data nowhere', 'nothing is downloaded by itself'),
+        (
+            '--dataset digits --struct regroup',
+            'struct must be one of refill, rsst',
+        ),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(tmp_path, capsys, flags, says):
+    words = [*flags.split(), '--save_dir', str(tmp_path / 'run')]
+    with pytest.raises(SystemExit) as stopped:
+        door.main([*words, '--workers', '0'])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and says in error
+    assert error.count('\n') == 1
+
+
+def test_flags_become_settings():
+    words = (
+        '--dataset cifar100 --data there --struct rsst --vit_structured '
+        '--criteria l2 --rate 0.5 --mlp_prune_ratio 0.25 --epochs 9 '
+        '--warmup 20 --decreasing_lr 3,6 --reg_granularity_prune 2 '
+        '--RST_schedule x^3 --momentum 0.8 --seed 7'
+    )
+    cfg = door.config_from(door.parse_args(words.split()))
+    assert cfg.model.num_classes == 100 and cfg.model.pretrained is None
+    loop = cfg.train_cfg
+    assert (loop.rate, loop.mlp_prune_ratio) == (0.5, 0.25)
+    assert (loop.criteria, loop.RST_schedule) == ('act_l2', 'x^3')
+    assert loop.reg_granularity_prune == 2
+    assert cfg.optim_wrapper.optimizer.momentum == 0.8
+    warmup, steps = cfg.param_scheduler
+    assert warmup['end'] == 9 and steps['milestones'] == [3, 6]
+    assert cfg.val_dataloader.dataset.data_root == 'there'
+    assert cfg.val_dataloader.dataset.kind == 'cifar100'
+    assert cfg.randomness.seed == 7
+
+
+# ------------------------------------------------------- configs and reports
+
+
+@pytest.mark.parametrize(
+    'path',
+    sorted((ROOT / 'projects/configs/vit').glob('*.py')),
+    ids=lambda p: p.stem,
+)
+def test_a_config_names_what_exists(path):
+    cfg = Config.fromfile(path)
+    assert LOOPS.get(cfg.train_cfg.type) is IterativePruningLoop
+    assert DATASETS.get(cfg.train_dataloader.dataset.type) in (CIFAR, Digits)
+    settings = dict(cfg.train_cfg)
+    for name in ('type', 'val_interval', 'init'):
+        settings.pop(name, None)
+    RoundOptions.check_names(settings)
+    options = RoundOptions(**settings)
+    assert options.rate == 0.7
+    assert max(s.begin for s in cfg.param_scheduler if 'begin' in s) < (
+        options.epochs
+    )
+
+
+def write_run(folder: Path, values: list[float], gone: list[int]) -> Path:
+    """A folder as a run leaves it, with one layer of four heads."""
+    rounds = [
+        dict(
+            state=i,
+            asked=dict(head=g / 4),
+            met=dict(head=g / 4),
+            layers=[dict(group='a', granularity='head', units=4, gone=g)],
+            metrics={'Acc@1': value},
+            residual=None,
+            seconds=1.0,
+        )
+        for i, (value, g) in enumerate(zip(values, gone, strict=True))
+    ]
+    row = dict(params=100, macs=50, latency_ms=2.0)
+    data = dict(
+        options=dict(struct='refill'),
+        rounds=rounds,
+        models=dict(dense=row, structured={**row, 'params': 40, 'macs': 10}),
+        masked_difference=1e-7,
+        shipped='pruned.pth',
+    )
+    folder.mkdir()
+    (folder / 'rounds.json').write_text(json.dumps(data))
+    return folder
+
+
+def test_runs_are_compared_round_by_round(tmp_path, capsys):
+    one = write_run(tmp_path / 'one', [90, 80, 70], [0, 1, 2])
+    two = write_run(tmp_path / 'two', [90, 70.5, 75], [0, 2, 2])
+    out = tmp_path / 'out'
+    compare.main([f'refill={one}', f'rsst={two}', '--out', str(out)])
+    found = json.loads((out / 'comparison.json').read_text())
+    assert found['rounds']['rows'] == [
+        [0, 90, 90, 'refill = rsst'],
+        [1, 80, 70.5, 'refill'],
+        [2, 70, 75, 'rsst'],
+    ]
+    assert found['costs']['rows'][0][:5] == [
+        'refill',
+        40,
+        '40.0%',
+        10,
+        '20.0%',
+    ]
+    assert found['runs']['rsst']['layers']['head'] == [[0, 0.5, 0.5]]
+    report = json.loads((out / 'report.json').read_text())
+    for section in report['sections']:
+        if 'image' in section:
+            assert (out / section['image']).stat().st_size > 5000
+    assert '| 1 | 80 | 70.5 | refill |' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path)])
+    assert 'has no rounds.json' in capsys.readouterr().err
+
+
+def test_a_sweep_leaves_finished_runs_alone(tmp_path, capsys):
+    config = ROOT / 'projects/configs/vit/vit_tiny_digits_imp.py'
+    write_run(tmp_path / config.stem, [90, 80], [0, 1])
+    sweep.main([str(config), '--work-dir', str(tmp_path)])
+    assert (tmp_path / 'comparison.json').is_file()
+    assert '->' not in capsys.readouterr().out
+
+
+def test_a_sweep_uses_each_device_once_at_a_time(tmp_path, monkeypatch):
+    busy, seen = set(), []
+
+    class Run:
+        returncode = 0
+
+        def __init__(self, device):
+            self.device, self.polls = device, 0
+
+        def poll(self):
+            self.polls += 1
+            if self.polls < 2:
+                return None
+            busy.discard(self.device)
+            return 0
+
+        def terminate(self):
+            raise AssertionError('nothing is left to end')
+
+    def start(config, folder, device, options):
+        assert device not in busy
+        busy.add(device)
+        seen.append((config, device))
+        return Run(device)
+
+    monkeypatch.setattr(sweep, 'start', start)
+    monkeypatch.setattr(sweep.time, 'sleep', lambda _: None)
+    waiting = [(name, tmp_path) for name in 'abcde']
+    assert sweep.sweep(waiting, ['0', '1'], []) == []
+    assert [name for name, _ in seen] == list('abcde')
+    assert {device for _, device in seen} == {'0', '1'}
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r'--gpu-ids \[97\]: PyTorch sees'):
+        sweep.find_devices([97])
+    if not torch.cuda.is_available():
+        assert sweep.find_devices(None) == ['']

@@ -1,0 +1,254 @@
+"""Compares runs of iterative pruning: tables, curves, heat maps.
+
+    python tools/compare_rounds.py work_dirs/a work_dirs/b --out work_dirs/ab
+
+Writes comparison.json, comparison.md, accuracy.png, sparsity.png, and a
+report.json whose sections tools/report.py shows.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import matplotlib  # noqa: E402
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+
+from mmprune.cli import fail_in_one_sentence  # noqa: E402
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the flags."""
+    parser = argparse.ArgumentParser(description='Compare pruning runs.')
+    add = parser.add_argument
+    add('runs', nargs='+', help='folders with rounds.json; NAME=FOLDER too')
+    add('--out', default='work_dirs/comparison', help='where results go')
+    add('--metric', default='Acc@1')
+    return parser.parse_args(argv)
+
+
+def load(runs: list[str], metric: str) -> dict[str, dict]:
+    """Returns name -> what a run has written.
+
+    Raises:
+        ValueError: If a folder holds no rounds with the metric.
+    """
+    found = {}
+    for run in runs:
+        name, equals, folder = run.partition('=')
+        folder = Path(folder if equals else run)
+        path = folder / 'rounds.json'
+        if not path.is_file():
+            raise ValueError(
+                f'{folder} has no rounds.json; give the work directory of a '
+                'run with IterativePruningLoop'
+            )
+        data = json.loads(path.read_text())
+        if not data['rounds'] or metric not in data['rounds'][0]['metrics']:
+            known = data['rounds'] and list(data['rounds'][0]['metrics'])
+            raise ValueError(
+                f'{path} has no metric {metric!r}, it has {known or "none"}'
+            )
+        found[name if equals else folder.name] = data
+    if len(found) < len(runs):
+        raise ValueError('two runs have one name; give them as NAME=FOLDER')
+    return found
+
+
+def curve(data: dict, metric: str) -> tuple[list[float], list[float]]:
+    """Returns sparsity (mean over kinds) and metric of each round."""
+    rounds = data['rounds']
+    gone = [sum(e['met'].values()) / len(e['met']) for e in rounds]
+    return gone, [e['metrics'].get(metric) for e in rounds]
+
+
+def rounds_table(runs: dict[str, dict], metric: str) -> dict:
+    """Returns a row per round: the metric of each run, and the best run."""
+    length = max(len(data['rounds']) for data in runs.values())
+    rows = []
+    for state in range(length):
+        values = {
+            name: data['rounds'][state]['metrics'].get(metric)
+            for name, data in runs.items()
+            if state < len(data['rounds'])
+        }
+        shown = [
+            None if values.get(name) is None else round(values[name], 2)
+            for name in runs
+        ]
+        best = max((v for v in values.values() if v is not None), default=None)
+        winners = [k for k, v in values.items() if v is not None and v == best]
+        rows.append([state, *shown, ' = '.join(winners)])
+    return dict(columns=['state', *runs, 'best'], rows=rows)
+
+
+def cost_table(runs: dict[str, dict]) -> dict:
+    """Returns a row per run: costs before and after removal."""
+    columns = ['run', 'params', 'of dense', 'MACs', 'of dense']
+    columns += ['latency ms', 'dense ms', 'masked = pruned to']
+    rows = []
+    for name, data in runs.items():
+        if 'models' not in data:
+            rows.append([name, *[None] * 7])
+            continue
+        models = dict(data['models'])
+        dense = models.pop('dense')
+        (after,) = models.values()
+        rows.append(
+            [
+                name,
+                after['params'],
+                f'{after["params"] / dense["params"]:.1%}',
+                after['macs'],
+                f'{after["macs"] / dense["macs"]:.1%}',
+                _two(after['latency_ms']),
+                _two(dense['latency_ms']),
+                f'{data["masked_difference"]:.1e}',
+            ]
+        )
+    return dict(columns=columns, rows=rows)
+
+
+def draw_accuracy(runs: dict[str, dict], metric: str, path: Path) -> None:
+    """Draws the metric over rounds and over sparsity."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
+    for name, data in runs.items():
+        gone, values = curve(data, metric)
+        states = [entry['state'] for entry in data['rounds']]
+        axes[0].plot(states, values, marker='o', label=name)
+        axes[1].plot([100 * g for g in gone], values, marker='o', label=name)
+    axes[0].set(xlabel='pruning state', ylabel=metric)
+    axes[1].set(xlabel='units gone (%)', ylabel=metric)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_sparsity(runs: dict[str, dict], path: Path) -> None:
+    """Draws for each run and kind of unit a map of layers over rounds."""
+    kinds = sorted(
+        {k for data in runs.values() for k in data['rounds'][0]['met']}
+    )
+    figure, axes = plt.subplots(
+        len(runs),
+        len(kinds),
+        figsize=(4.2 * len(kinds), 2.8 * len(runs)),
+        squeeze=False,
+        layout='constrained',
+    )
+    image = None
+    for row, (name, data) in zip(axes, runs.items(), strict=True):
+        for axis, kind in zip(row, kinds, strict=True):
+            grid = sparsity_map(data, kind)
+            if not grid:
+                axis.set_axis_off()
+                continue
+            image = axis.imshow(
+                grid, vmin=0, vmax=1, aspect='auto', cmap='viridis'
+            )
+            axis.set(
+                title=f'{name}: {kind}s',
+                xlabel='pruning state',
+                ylabel='layer',
+            )
+    figure.colorbar(image, ax=axes, label='gone')
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def sparsity_map(data: dict, kind: str) -> list[list[float]]:
+    """Returns for each layer of a kind the part gone in each round."""
+    layers = data['rounds'][0]['layers']
+    return [
+        [
+            e['layers'][i]['gone'] / e['layers'][i]['units']
+            for e in data['rounds']
+        ]
+        for i, layer in enumerate(layers)
+        if layer['granularity'] == kind
+    ]
+
+
+def sections(runs: dict[str, dict], metric: str) -> list[dict]:
+    """Returns the comparison as sections of a report."""
+    series = []
+    for name, data in runs.items():
+        states = [entry['state'] for entry in data['rounds']]
+        series.append(dict(name=name, x=states, y=curve(data, metric)[1]))
+    return [
+        dict(
+            title=f'{metric} of each round',
+            table=rounds_table(runs, metric),
+            series=series,
+            x_label='pruning state',
+            y_label=metric,
+        ),
+        dict(title='Before and after removal', table=cost_table(runs)),
+        dict(title='Accuracy and sparsity', image='accuracy.png'),
+        dict(title='Sparsity per layer and kind', image='sparsity.png'),
+    ]
+
+
+def markdown(table: dict) -> str:
+    """Returns a table as Markdown."""
+    lines = [table['columns'], ['---'] * len(table['columns']), *table['rows']]
+    return '\n'.join(
+        '| ' + ' | '.join('' if c is None else str(c) for c in line) + ' |'
+        for line in lines
+    )
+
+
+def _two(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+@fail_in_one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    args = parse_args(argv)
+    runs = load(args.runs, args.metric)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    draw_accuracy(runs, args.metric, out / 'accuracy.png')
+    draw_sparsity(runs, out / 'sparsity.png')
+    parts = sections(runs, args.metric)
+    tables = [part['table'] for part in parts if 'table' in part]
+    page = '\n\n'.join(
+        f'## {part["title"]}\n\n{markdown(part["table"])}'
+        for part in parts
+        if 'table' in part
+    )
+    (out / 'comparison.md').write_text(f'# Pruning runs\n\n{page}\n')
+    found = dict(
+        metric=args.metric,
+        rounds=tables[0],
+        costs=tables[1],
+        runs={
+            name: dict(
+                options=data['options'],
+                sparsity=curve(data, args.metric)[0],
+                values=curve(data, args.metric)[1],
+                layers={
+                    kind: sparsity_map(data, kind)
+                    for kind in data['rounds'][0]['met']
+                },
+            )
+            for name, data in runs.items()
+        },
+    )
+    (out / 'comparison.json').write_text(json.dumps(found, indent=1))
+    report = dict(title='Iterative pruning compared', sections=parts)
+    (out / 'report.json').write_text(json.dumps(report, indent=1))
+    print(page)
+    print(f'\nwrote {out}/comparison.json, .md, accuracy.png, sparsity.png')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,275 @@
+"""The command line of the ViT pruning guide, as a door to the same run.
+
+    python tools/guides/main_imp_fillback.py --arch vit_small --dataset \
+        cifar10 --data data/cifar10 --struct refill --vit_structured --rate 0.7
+
+Every flag becomes a setting of projects/configs/vit; docs/prune_vit.md says
+which. New runs are better started with tools/train.py.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from mmengine.config import Config, DictAction  # noqa: E402
+
+from mmprune import training  # noqa: E402
+from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
+from mmprune.rounds import RewindPoint  # noqa: E402
+
+CONFIGS = ROOT / 'projects' / 'configs' / 'vit'
+ARCHS = {
+    name: f'{name}_patch16_224'
+    for name in ('vit_tiny', 'vit_small', 'vit_base')
+}
+# What the public script calls l1 and l2 are sums over feature maps.
+CRITERIA = {
+    'magnitude': 'magnitude',
+    'remain': 'remain',
+    'saliency': 'saliency',
+    'l1': 'act_l1',
+    'l2': 'act_l2',
+}
+RSST_FLAGS = ('reg_granularity_prune', 'RST_schedule', 'exponents')
+UNIT_FLAGS = ('vit_prune_target', 'mlp_prune_ratio', 'fillback_rate')
+LEAST_STD = 0.03
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the flags; those that were not given are ``None``."""
+    parser = argparse.ArgumentParser(
+        description='Iterative pruning of a ViT with the flags of the guide.'
+    )
+    _add_run_flags(parser.add_argument)
+    _add_pruning_flags(parser.add_argument)
+    return parser.parse_args(argv)
+
+
+def _add_run_flags(add) -> None:
+    add('--arch', default='vit_small', help='vit_tiny, vit_small, vit_base')
+    add('--dataset', default='cifar10', help='cifar10, cifar100 or digits')
+    add('--data', help='folder of the images')
+    add('--epochs', type=int, default=60, help='of each pruning state')
+    add('--batch_size', type=int, default=128)
+    add('--lr', type=float, default=0.01)
+    add('--momentum', type=float, default=0.9)
+    add('--weight_decay', type=float, default=1e-4)
+    add('--warmup', type=int, default=20, help='epochs')
+    add('--decreasing_lr', default='91,136', help='epochs, lr x 0.1 at each')
+    add('--seed', type=int, default=0)
+    add('--workers', type=int, default=4)
+    add('--print_freq', type=int, default=50, help='iterations')
+    add('--init', help='rewind point: read if it is there, else written')
+    add('--vit_pretrained', action='store_true', help='ImageNet weights')
+    add('--pretrained_file', help='where they are; else timm is asked')
+    add('--save_dir', help='where checkpoints and logs go')
+    add('--exp_name', help='name of the run, also for WandB')
+    add('--resume', action='store_true', help='go on in save_dir')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='as in mmengine',
+    )
+
+
+def _add_pruning_flags(add) -> None:
+    add('--struct', default='refill', help='refill or rsst')
+    add('--vit_structured', action='store_true', help='whole heads, neurons')
+    add('--vit_prune_target', help='head, mlp or both')
+    add('--criteria', default='magnitude', help=', '.join(CRITERIA))
+    add('--rate', type=float, default=0.2, help='final fraction of heads')
+    add('--mlp_prune_ratio', type=float, help='final fraction of neurons')
+    add('--pruning_times', type=int, default=16, help='states, dense included')
+    add('--rate_schedule', default='geometric', help='docs/prune_vit.md')
+    add('--sorting_mode', default='global', help='global or layer-wise')
+    add('--fillback_rate', type=float, help='fraction that comes back')
+    add('--prune_type', default='lt', help='lt, rewind_lt or pt')
+    add('--rewind_epoch', type=int, default=0)
+    add('--reg_granularity_prune', type=float, help='final strength of rsst')
+    add('--RST_schedule', help='how the strength grows')
+    add('--exponents', type=float, help='of exp_custom_exponents')
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses flags that would have no effect together.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    if args.dataset not in ('cifar10', 'cifar100', 'digits'):
+        raise ValueError(
+            f'--dataset takes cifar10, cifar100 or digits, found '
+            f'{args.dataset!r}'
+        )
+    if args.criteria not in CRITERIA:
+        raise ValueError(
+            f'--criteria takes {", ".join(CRITERIA)}, found {args.criteria!r}'
+        )
+    if not args.arch.startswith(('vit', 'deit')):
+        raise ValueError(
+            f'--arch {args.arch} is no vision transformer; this door prunes '
+            'heads and neurons, tools/prune_and_retrain.py prunes channels'
+        )
+    pairs = [
+        (RSST_FLAGS, args.struct == 'rsst', '--struct rsst'),
+        (UNIT_FLAGS, args.vit_structured, '--vit_structured'),
+        (('pretrained_file',), args.vit_pretrained, '--vit_pretrained'),
+        (('data',), args.dataset != 'digits', 'a CIFAR --dataset'),
+    ]
+    for names, allowed, needed in pairs:
+        given = [f'--{n}' for n in names if getattr(args, n) is not None]
+        if given and not allowed:
+            raise ValueError(
+                f'{", ".join(given)} has no effect without {needed}; add it '
+                'or leave the flag out'
+            )
+    if args.vit_prune_target == 'head' and args.mlp_prune_ratio is not None:
+        raise ValueError(
+            '--mlp_prune_ratio has no effect with --vit_prune_target head; '
+            'leave one of them out'
+        )
+
+
+def config_from(args: argparse.Namespace) -> Config:
+    """Returns the config of the run that the flags describe.
+
+    Raises:
+        ValueError: If a file does not fit.
+    """
+    stem = f'vit_small_{args.dataset}_refill_70p'
+    if args.dataset == 'digits':
+        stem = 'vit_tiny_digits_imp'
+    cfg = load_config(str(CONFIGS / f'{stem}.py'))
+    cfg.model = _model(args, cfg)
+    cfg.train_cfg = _train_cfg(args)
+    cfg.optim_wrapper = dict(
+        optimizer=dict(
+            type='SGD',
+            lr=args.lr,
+            momentum=args.momentum,
+            weight_decay=args.weight_decay,
+        )
+    )
+    cfg.param_scheduler = _schedulers(args)
+    cfg.train_dataloader.batch_size = args.batch_size
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[name].num_workers = args.workers
+        if args.data is not None:
+            cfg[name].dataset.data_root = args.data
+    cfg.default_hooks.logger.interval = args.print_freq
+    cfg.randomness = dict(seed=args.seed)
+    cfg.work_dir = args.save_dir or f'work_dirs/{args.arch}_{args.dataset}'
+    if args.exp_name:
+        cfg.experiment_name = args.exp_name
+    return cfg
+
+
+def _model(args: argparse.Namespace, cfg: Config) -> dict:
+    kept = ('type', 'img_size', 'patch_size', 'in_chans', 'num_classes')
+    model = {k: cfg.model[k] for k in kept if k in cfg.model}
+    return dict(
+        **model,
+        model=ARCHS.get(args.arch, args.arch),
+        pretrained=_pretrained(args),
+        data_preprocessor=cfg.model.data_preprocessor.to_dict(),
+    )
+
+
+def _pretrained(args: argparse.Namespace) -> str | None:
+    """Where ImageNet weights come from; the init file has its own."""
+    if args.init and Path(args.init).is_file():
+        weights = RewindPoint.load(args.init).weights
+        first = weights.get('blocks.0.attn.qkv.weight')
+        std = 0.0 if first is None else first.float().std().item()
+        print(f'{args.init}: std of the first qkv weight {std:.3f}')
+        if args.vit_pretrained and std < LEAST_STD:
+            raise ValueError(
+                f'--vit_pretrained was given, but {args.init} looks '
+                f'untrained: its first qkv weight has a standard deviation '
+                f'of {std:.3f}, below {LEAST_STD}'
+            )
+        return None
+    if not args.vit_pretrained:
+        return None
+    return args.pretrained_file or 'timm'
+
+
+def _train_cfg(args: argparse.Namespace) -> dict:
+    same = (
+        'epochs',
+        'pruning_times',
+        'struct',
+        'rate',
+        'rate_schedule',
+        'vit_structured',
+        'sorting_mode',
+        'prune_type',
+        'rewind_epoch',
+        'init',
+        *RSST_FLAGS,
+        *UNIT_FLAGS,
+    )
+    given = {name: getattr(args, name) for name in same}
+    given['criteria'] = CRITERIA[args.criteria]
+    return dict(
+        type='mmprune.IterativePruningLoop',
+        **{k: v for k, v in given.items() if v is not None},
+    )
+
+
+def _schedulers(args: argparse.Namespace) -> list[dict]:
+    try:
+        milestones = [int(e) for e in args.decreasing_lr.split(',') if e]
+    except ValueError as error:
+        raise ValueError(
+            '--decreasing_lr takes epochs with commas, as 91,136, found '
+            f'{args.decreasing_lr!r}'
+        ) from error
+    schedulers = [
+        dict(
+            type='MultiStepLR', milestones=milestones, gamma=0.1, by_epoch=True
+        )
+    ]
+    warmup = min(args.warmup, args.epochs)
+    if warmup:
+        schedulers.insert(
+            0,
+            dict(
+                type='LinearLR',
+                start_factor=0.01,
+                begin=0,
+                end=warmup,
+                by_epoch=True,
+                convert_to_iter_based=True,
+            ),
+        )
+    return schedulers
+
+
+@fail_in_one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Runs the training."""
+    args = parse_args(argv)
+    check(args)
+    cfg = config_from(args)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    training.with_safety(cfg)
+    if args.resume:
+        last = training.last_checkpoint(Path(cfg.work_dir))
+        if last is None:
+            raise ValueError(f'--resume: no checkpoint in {cfg.work_dir}')
+        cfg.load_from, cfg.resume = str(last), True
+    problem = training.data_problem(cfg, 'train_dataloader')
+    if problem:
+        raise ValueError(problem)
+    training.runner_for(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
