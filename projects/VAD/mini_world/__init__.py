@@ -1,0 +1,1 @@
+"""A drawn town as a valid nuScenes dataset, for demos, tests, benchmarks."""

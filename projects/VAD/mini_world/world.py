@@ -1,0 +1,137 @@
+"""Writes the drawn town as a nuScenes dataset."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from projects.VAD.mini_world.map_expansion import drivable_mask, map_expansion
+from projects.VAD.mini_world.names import scene_names
+from projects.VAD.mini_world.scene_files import LOCATION, World, write_scene
+from projects.VAD.mini_world.scenes import compose_scene
+from projects.VAD.mini_world.tables import TABLES, fixed_tables, token_maker
+from projects.VAD.mini_world.town import build_town
+from projects.VAD.mini_world.traffic import conflicting_ways
+
+# BitMap of nuscenes-devkit looks for the mask of that place under this name.
+MASK = 'maps/36092f0b03a857c6a3403e25b4b7aab3.png'
+EPOCH_US = 1_530_000_000_000_000
+SCENE_GAP_US = 3_600_000_000
+
+
+def write_world(
+    out: str | Path,
+    seed: int = 0,
+    scenes: int = 10,
+    size: tuple[int, int] = (400, 225),
+    force: bool = False,
+    progress: Callable[[str], object] = lambda name: None,
+) -> Path:
+    """Draws a world and writes it as a nuScenes dataset.
+
+    Args:
+        out: Folder of the dataset. It appears when all of it is written.
+        seed: The same seed gives the same files, byte by byte.
+        scenes: Number of scenes of 20 seconds.
+        size: Width and height of the pictures.
+        force: Whether to replace a folder that is not empty.
+        progress: Is called with the name of each stage, ``scenes + 2`` in
+            all.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: If the folder is not empty, or for a number of scenes or
+            a size that cannot be.
+    """
+    out = Path(out)
+    version, names = scene_names(scenes)
+    _check(out, size, force)
+    beside = out.with_name(out.name + '.tmp')
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    progress('town')
+    world = _empty_world(beside, seed, size)
+    _write_scenes(world, names, seed, progress)
+    progress('tables and map')
+    _write_map(world)
+    for name in TABLES:
+        _write_json(beside / version / f'{name}.json', world.tables[name])
+    _replace(out, beside)
+    return out
+
+
+def _empty_world(root: Path, seed: int, size: tuple[int, int]) -> World:
+    town = build_town(np.random.default_rng([seed, 0]))
+    token = token_maker(seed)
+    tables: dict[str, list[dict]] = {name: [] for name in TABLES}
+    return World(
+        root, town, size, token, {**tables, **fixed_tables(token, size)}
+    )
+
+
+def _write_scenes(
+    world: World,
+    names: list[tuple[str, bool]],
+    seed: int,
+    progress: Callable[[str], object],
+) -> None:
+    conflicts = conflicting_ways(world.town)
+    for i, (name, held_out) in enumerate(names):
+        progress(name)
+        rng = np.random.default_rng([seed, 1, i])
+        scene = compose_scene(world.town, conflicts, rng, held_out)
+        write_scene(world, scene, name, EPOCH_US + i * SCENE_GAP_US, rng)
+
+
+def _check(out: Path, size: tuple[int, int], force: bool) -> None:
+    if min(size) < 16 or max(size) > 4000:
+        raise ValueError(
+            f'the pictures are to be {size[0]}x{size[1]} pixels; give between '
+            '16 and 4000 for each side'
+        )
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'{out} is a file; name a folder')
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise ValueError(
+            f'{out} is not empty; name another folder or replace it with '
+            '--force'
+        )
+
+
+def _replace(out: Path, beside: Path) -> None:
+    old = out.with_name(out.name + '.old')
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    beside.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding='ascii')
+
+
+def _write_map(world: World) -> None:
+    maps = world.root / 'maps'
+    content = map_expansion(
+        world.town, lambda name: world.token(f'map {name}')
+    )
+    _write_json(maps / 'expansion' / f'{LOCATION}.json', content)
+    mask = drivable_mask(world.town)
+    for path in (world.root / MASK, maps / 'basemap' / f'{LOCATION}.png'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode('.png', mask)[1].tobytes())
+    world.tables['map'] = [
+        dict(
+            token=world.token('map'),
+            category='semantic_prior',
+            filename=MASK,
+            log_tokens=[row['token'] for row in world.tables['log']],
+        )
+    ]
