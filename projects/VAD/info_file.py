@@ -1,4 +1,4 @@
-"""Reads the info files of mmdet3d 1.x without running what they carry."""
+"""Reads info files without running what they carry."""
 
 import io
 import pickle
@@ -24,7 +24,7 @@ _NUMPY_PARTS = {
 }
 
 
-def load_info_file(path: str | Path) -> dict:
+def load_info_file(path: str | Path, temporal: bool = False) -> dict:
     """Reads one annotation file of the mmdet3d 1.x layout.
 
     A pickle is a program, so this reader admits only plain containers,
@@ -35,6 +35,8 @@ def load_info_file(path: str | Path) -> dict:
     Args:
         path: A ``.pkl`` file holding
             ``{'metainfo': {...}, 'data_list': [...]}``.
+        temporal: Whether to take VAD's temporal info files as well:
+            ``{'infos': [...], 'metadata': {...}}``.
 
     Returns:
         The file's dictionary.
@@ -60,7 +62,7 @@ def load_info_file(path: str | Path) -> dict:
             f'info file {path} is not a whole pickle '
             f'({type(error).__name__}: {error}); make or copy it again.'
         ) from error
-    return _checked_layout(path, content)
+    return _checked_layout(path, content, temporal)
 
 
 class _RefusedError(pickle.UnpicklingError):
@@ -106,20 +108,31 @@ def _make_latin1_encode() -> Callable[[str, str], bytes]:
     return encode
 
 
-def _checked_layout(path: Path, content: Any) -> dict:
-    """Returns the content if it has the layout of mmdet3d 1.x."""
+def _checked_layout(path: Path, content: Any, temporal: bool) -> dict:
+    """Returns the content if it has a layout that is asked for."""
     if not isinstance(content, dict):
         found = f'a {type(content).__name__}'
-    elif 'infos' in content:
+    elif _has(content, infos=list, metadata=dict):
+        if temporal:
+            return content
         found = "the mmdet3d 0.x layout (key 'infos')"
-    elif not isinstance(content.get('data_list'), list) or not isinstance(
-        content.get('metainfo'), dict
-    ):
-        found = f'the keys {sorted(map(str, content))}'
-    else:
+    elif _has(content, data_list=list, metainfo=dict):
         return content
+    else:
+        found = f'the keys {sorted(map(str, content))}'
+    also = " or that of VAD with 'infos' and 'metadata'" if temporal else ''
+    advice = (
+        "make the file again with this project's tools/create_data.py."
+        if temporal
+        else "convert it with mmdet3d's "
+        'tools/dataset_converters/update_infos_to_v2.py, or read it with '
+        'NuScenesVADDataset.'
+    )
     raise ValueError(
         f'info file {path} holds {found}, expected the dict of mmdet3d 1.x '
-        "with 'metainfo' and 'data_list'; convert it with mmdet3d's "
-        'tools/dataset_converters/update_infos_to_v2.py.'
+        f"with 'metainfo' and 'data_list'{also}; {advice}"
     )
+
+
+def _has(content: dict, **types: type) -> bool:
+    return all(isinstance(content.get(k), t) for k, t in types.items())

@@ -37,6 +37,15 @@ CAMERAS = (
     'CAM_BACK_RIGHT',
 )
 CAMERA_PREFIX = {name: f'samples/{name}' for name in CAMERAS}
+# What a keyframe of mmdet3d 1.x may hold for VAD beyond the stock keys.
+PASSED_ON = (
+    'timestamp',
+    'scene_name',
+    'gt_map',
+    'gt_ego',
+    'gt_map_lines',
+    'map_location',
+)
 
 
 @DATASETS.register_module()
@@ -103,21 +112,37 @@ class NuScenesKeyframeDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Reads the info file; every error of its content shows here."""
         content = load_info_file(self.ann_file)
-        labels = _map_labels(self.ann_file, content['metainfo'])
-        keyframes = []
-        for index, info in enumerate(content['data_list']):
-            where = f'keyframe {index} of {self.ann_file}'
-            keyframe = self._read_sensors(info, where)
-            keyframe.update(_read_objects(info, labels, where))
-            token = info.get('token', f'{self.ann_file}:{index}')
-            # Without a scene the frames must not share temporal memory.
-            keyframe['scene_token'] = info.get('scene_token', token)
-            keyframe['token'] = token
-            for key in ('timestamp', 'gt_map', 'gt_ego'):
-                if key in info:
-                    keyframe[key] = info[key]
-            keyframes.append(keyframe)
-        return keyframes
+        labels = map_labels(self.ann_file, content['metainfo'])
+        return [
+            self.read_keyframe(info, labels, index)
+            for index, info in enumerate(content['data_list'])
+        ]
+
+    def read_keyframe(
+        self, info: dict, labels: dict[int, int], index: int
+    ) -> dict:
+        """Reads one entry of ``data_list``.
+
+        Args:
+            info: The entry.
+            labels: The file's label numbers -> VAD's.
+            index: Place of the entry in the file, for messages.
+
+        Raises:
+            FileNotFoundError: A picture is not there.
+            ValueError: A camera or a calibration is missing.
+        """
+        where = f'keyframe {index} of {self.ann_file}'
+        keyframe = self._read_sensors(info, where)
+        keyframe.update(_read_objects(info, labels, where))
+        token = info.get('token', f'{self.ann_file}:{index}')
+        # Without a scene the frames must not share temporal memory.
+        keyframe['scene_token'] = info.get('scene_token', token)
+        keyframe['token'] = token
+        for key in PASSED_ON:
+            if key in info:
+                keyframe[key] = info[key]
+        return keyframe
 
     def get_data_info(self, idx: int) -> dict:
         """Returns what the pipeline gets for one keyframe."""
@@ -165,10 +190,10 @@ class NuScenesKeyframeDataset(BaseDataset):
             ),
         )
         if 'ego2global' in info:
-            sensors['ego2global'] = _as_4x4(info['ego2global'])
+            sensors['ego2global'] = as_4x4(info['ego2global'])
         lidar = info.get('lidar_points', {})
         if 'lidar2ego' in lidar:
-            sensors['lidar2ego'] = _as_4x4(lidar['lidar2ego'])
+            sensors['lidar2ego'] = as_4x4(lidar['lidar2ego'])
         scan = self._find('LIDAR_TOP', lidar.get('lidar_path', ''))
         if scan is not None:
             sensors['lidar_path'] = scan
@@ -185,8 +210,8 @@ class NuScenesKeyframeDataset(BaseDataset):
             )
         return dict(
             img_path=self._find_image(name, camera['img_path'], where),
-            cam2img=_as_4x4(camera['cam2img']),
-            lidar2cam=_as_4x4(camera['lidar2cam']),
+            cam2img=as_4x4(camera['cam2img']),
+            lidar2cam=as_4x4(camera['lidar2cam']),
         )
 
     def _find_image(self, camera: str, name: str, where: str) -> str:
@@ -237,7 +262,7 @@ def complete_can_bus(
         )
     if ego2global is None:
         return out
-    pose = _as_4x4(ego2global)
+    pose = as_4x4(ego2global)
     heading = math.degrees(math.atan2(pose[1, 0], pose[0, 0])) % 360
     out[0:3] = pose[:3, 3]
     out[3:7] = math.sqrt(max(0.0, 1 + np.trace(pose[:3, :3]))) / 2
@@ -291,8 +316,16 @@ def _leaf_datasets(dataset: Any) -> Iterator[dict]:
         yield from _leaf_datasets(child)
 
 
-def _map_labels(path: str, metainfo: dict) -> dict[int, int]:
-    """Maps the file's label numbers to VAD's; -1 stays -1."""
+def map_labels(path: str, metainfo: dict) -> dict[int, int]:
+    """Returns the file's label numbers -> VAD's; -1 stays -1.
+
+    Args:
+        path: The info file, for messages.
+        metainfo: Its ``metainfo``.
+
+    Raises:
+        ValueError: It names no classes, or one that VAD does not know.
+    """
     categories = metainfo.get('categories')
     if categories is None and 'classes' in metainfo:
         categories = {name: i for i, name in enumerate(metainfo['classes'])}
@@ -353,8 +386,8 @@ def _read_objects(info: dict, labels: dict[int, int], where: str) -> dict:
     return out
 
 
-def _as_4x4(matrix: Sequence) -> np.ndarray:
-    """A 3x3 or 4x4 matrix as a homogeneous 4x4 one."""
+def as_4x4(matrix: Sequence) -> np.ndarray:
+    """Returns a 3x3 or 4x4 matrix as a homogeneous 4x4 one."""
     matrix = np.asarray(matrix, dtype=np.float64)
     out = np.eye(4)
     out[: matrix.shape[0], : matrix.shape[1]] = matrix

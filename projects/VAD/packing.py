@@ -40,10 +40,11 @@ class PackVADInputs(BaseTransform):
 
     - ``gt_instances_3d``: ``bboxes_3d``, ``labels_3d``, ``attr_labels``
     - ``gt_map`` from ``results['gt_map']``: ``labels [M]``, ``bboxes
-      [M, 4]``, ``pts [M, 20, 2]``, ``shift_pts [M, 19, 20, 2]`` in metres
+      [M, 4]``, ``pts [M, 20, 2]``, ``shift_pts [M, 19, 20, 2]`` in metres;
+      ``lines``, M arrays ``[k, 2]``, stays a list
     - ``gt_ego`` from ``results['gt_ego']``: ``fut_trajs [6, 2]``,
       ``fut_masks [6]``, ``fut_cmd [3]``, ``his_trajs [2, 2]``, ``lcf_feat
-      [9]``
+      [9]``, ``fut_valid_flag``
 
     Args:
         meta_keys: Keys of ``results`` that become metainfo where present.
@@ -134,6 +135,9 @@ def _tensors(arrays: dict) -> dict:
     """Tensors of arrays and lists; whole numbers stay whole."""
     out = {}
     for key, value in arrays.items():
+        if key == 'lines':
+            out[key] = value
+            continue
         tensor = torch.as_tensor(np.asarray(value))
         out[key] = tensor.float() if tensor.is_floating_point() else tensor
     return out

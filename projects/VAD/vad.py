@@ -279,7 +279,9 @@ def _ego_status(
             'the planner reads the ego status (ego_lcf_feat_idx), but a '
             'sample has no lcf_feat in gt_ego; use a data set that gives it.'
         )
-    return torch.stack([torch.as_tensor(f) for f in features])[:, list(columns)]
+    return torch.stack([torch.as_tensor(f) for f in features])[
+        :, list(columns)
+    ]
 
 
 def _command(sample: Det3DDataSample) -> int | None:

@@ -347,8 +347,8 @@ def test_can_bus_of_another_length_is_refused():
 @pytest.mark.parametrize(
     'name, scale, height, width',
     [
-        ('vad_keyframe.py', 0.4, 384, 640),
-        ('vad_keyframe_base.py', 0.8, 736, 1280),
+        ('vad_nuscenes.py', 0.4, 384, 640),
+        ('vad_nuscenes_base.py', 0.8, 736, 1280),
     ],
 )
 def test_the_config_feeds_the_official_test_input(
@@ -379,14 +379,14 @@ def test_environment_variables_place_the_data(monkeypatch):
     monkeypatch.delenv('MMPRUNE_NUSCENES', raising=False)
     monkeypatch.delenv('MMPRUNE_INFOS', raising=False)
     dataset = Config.fromfile(
-        CONFIGS / 'vad_keyframe.py'
+        CONFIGS / 'vad_nuscenes.py'
     ).test_dataloader.dataset
     assert dataset.data_root == 'data/nuscenes/'
-    assert dataset.ann_file == 'nuscenes_infos_val.pkl'
+    assert dataset.ann_file == 'vad_nuscenes_infos_temporal_val.pkl'
     monkeypatch.setenv('MMPRUNE_NUSCENES', '/disk/nuscenes')
     monkeypatch.setenv('MMPRUNE_INFOS', '/disk/infos.pkl')
     dataset = Config.fromfile(
-        CONFIGS / 'vad_keyframe.py'
+        CONFIGS / 'vad_nuscenes.py'
     ).test_dataloader.dataset
     assert dataset.data_root == '/disk/nuscenes'
     assert dataset.ann_file == '/disk/infos.pkl'
@@ -526,7 +526,7 @@ def test_real_boxes_project_to_the_annotated_pixels(real_infos, name):
 
 
 def test_the_real_keyframe_passes_the_test_pipeline(real_infos):
-    cfg = Config.fromfile(CONFIGS / 'vad_keyframe.py')
+    cfg = Config.fromfile(CONFIGS / 'vad_nuscenes.py')
     set_info_file(cfg, real_infos)
     sample = build(cfg)[0]
     boxes = sample['data_samples'].gt_instances_3d.bboxes_3d.tensor

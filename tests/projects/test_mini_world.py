@@ -335,6 +335,18 @@ def test_can_bus_speed_and_yaw_rate_are_those_of_the_poses(nusc, root):
             assert summed == pytest.approx(turned, abs=0.01)
 
 
+def test_the_odometer_counts_the_driven_metres(nusc, root):
+    bus = NuScenesCanBus(str(root))
+    for scene in nusc.scene:
+        messages = bus.get_messages(scene['name'], 'zoe_veh_info')
+        metres = np.array([m['odom'] for m in messages])
+        speed = np.array([m['odom_speed'] for m in messages]) / 3.6
+        times = np.array([m['utime'] for m in messages]) / 1e6
+        assert (np.diff(metres) >= 0).all()
+        driven = np.trapz(speed, times)
+        assert metres[-1] == pytest.approx(driven, rel=0.01)
+
+
 def test_steering_is_positive_to_the_right(nusc, root):
     bus = NuScenesCanBus(str(root))
     name = nusc.scene[0]['name']
@@ -734,6 +746,7 @@ def test_a_folder_with_files_is_kept_unless_forced(
         (['--image-size', '0x9'], 'pixels'),
         (['--image-size', 'big'], 'WxH'),
         (['--seed', '-1'], '--seed'),
+        (['--image-size', '4001x16'], 'pixels'),
     ],
 )
 def test_wrong_options_are_said_in_one_line(
@@ -754,4 +767,17 @@ def test_an_interrupted_run_leaves_no_half_world(tmp_path, monkeypatch):
     monkeypatch.setattr(scene_files, 'FRAMES', 1)
     with pytest.raises(OSError, match='disk full'):
         write_world(tmp_path / 'world', 0, 1, (32, 18))
-    assert not (tmp_path / 'world').exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_beside_the_world_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_files, 'FRAMES', 1)
+    (tmp_path / 'world').mkdir()
+    for name in ('world.tmp', 'world.old'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'mine').write_text('keep')
+    write_world(tmp_path / 'world', 0, 1, (32, 18))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['world', 'world.old', 'world.tmp']
+    for name in ('world.tmp', 'world.old'):
+        assert (tmp_path / name / 'mine').read_text() == 'keep'

@@ -2,11 +2,14 @@
 
 import pytest
 from golden import ROOT, build_vad
+from mmdet3d.registry import DATASETS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
 import projects.VAD  # noqa: F401
+from projects.VAD.keyframe_dataset import set_info_file
+from projects.VAD.synthetic_keyframe import write_keyframe
 
 FOLDER = ROOT / 'projects' / 'configs' / 'VAD'
 SIZES = ('tiny', 'base')
@@ -41,8 +44,8 @@ def test_stages_differ_in_loss_weights_and_epochs(size, stage):
         loss[f'loss_plan_{name}'] for name in ('reg', 'bound', 'col', 'dir')
     )
     assert loss.loss_iou == loss.loss_map_bbox == loss.loss_map_iou == 0
-    assert config.schedule.train_cfg.max_epochs == epochs
-    assert config.schedule.param_scheduler[1].T_max == epochs
+    assert config.train_cfg.max_epochs == epochs
+    assert config.param_scheduler[1].T_max == epochs
     assert config.family == 'vad'
 
 
@@ -69,7 +72,7 @@ def test_a_stock_runner_takes_the_config(tmp_path):
 def test_the_schedule_trains_the_backbone_ten_times_slower():
     config = read('tiny', 'stage_1')
     model = build_vad('tiny', 'stage_1')
-    wrapper = build_optim_wrapper(model, config.schedule.optim_wrapper)
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
     rates = {
         id(parameter): group['lr']
         for group in wrapper.optimizer.param_groups
@@ -79,6 +82,76 @@ def test_the_schedule_trains_the_backbone_ten_times_slower():
         pytest.approx(2e-5)
     )
     assert rates[id(model.img_neck.fpn_convs[0].conv.weight)] == 2e-4
+
+
+@pytest.mark.parametrize('stage', STAGES)
+@pytest.mark.parametrize('size', SIZES)
+def test_training_is_set_up_as_published(size, stage):
+    config = read(size, stage)
+    loader = config.train_dataloader
+    assert loader.batch_size == 1
+    assert loader.sampler == dict(type='DefaultSampler', shuffle=True)
+    assert loader.dataset.queue_length == {'tiny': 3, 'base': 4}[size]
+    assert loader.dataset.use_valid_flag
+    assert not loader.dataset.get('test_mode')
+    assert loader.dataset.pipeline == config.train_pipeline
+    assert [step.type for step in config.train_pipeline] == [
+        'LoadMultiViewImageFromFiles',
+        'PhotoMetricDistortionMultiViewImage',
+        'CustomObjectRangeFilter',
+        'CustomObjectNameFilter',
+        'NormalizeMultiviewImage',
+        'RandomScaleImageMultiViewImage',
+        'PadMultiViewImage',
+        'PackVADInputs',
+    ]
+    assert config.train_pipeline[2:] == config.test_pipeline[1:]
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('AdamW', 2e-4)
+    assert optimizer.weight_decay == 0.01
+    assert config.optim_wrapper.clip_grad == dict(max_norm=35, norm_type=2)
+    warm_up, cosine = config.param_scheduler
+    assert (warm_up.end, warm_up.by_epoch) == (500, False)
+    assert warm_up.start_factor == pytest.approx(1 / 3)
+    assert cosine.eta_min_ratio == 1e-3
+    assert config.auto_scale_lr.base_batch_size == 8
+
+
+@pytest.mark.parametrize('name', ['train', 'val', 'test'])
+def test_data_are_vad_info_files_below_the_folder(name, monkeypatch):
+    monkeypatch.setenv('MMPRUNE_NUSCENES', '/disk/nuscenes')
+    monkeypatch.delenv('MMPRUNE_INFOS', raising=False)
+    dataset = read('tiny', 'e2e')[f'{name}_dataloader'].dataset
+    split = 'train' if name == 'train' else 'val'
+    assert dataset.data_root == '/disk/nuscenes'
+    assert dataset.ann_file == f'vad_nuscenes_infos_temporal_{split}.pkl'
+    assert dataset.type == 'NuScenesVADDataset'
+    assert bool(dataset.get('test_mode')) == (name != 'train')
+
+
+def test_testing_needs_no_training_data(tmp_path):
+    """One drawn keyframe is on disk, and nothing else."""
+    config = read('tiny', 'stage_2')
+    keyframe = write_keyframe(tmp_path / 'keyframe')
+    config.test_dataloader.dataset.ann_file = str(keyframe)
+    config.test_dataloader.num_workers = 0
+    config.test_dataloader.persistent_workers = False
+    config.work_dir = str(tmp_path / 'work')
+    runner = Runner.from_cfg(config)
+    loader = runner.build_dataloader(config.test_dataloader)
+    [batch] = list(loader)
+    assert batch['inputs']['img'][0].shape == (6, 3, 384, 640)
+    with pytest.raises(FileNotFoundError, match='temporal_train.pkl does not'):
+        runner.build_dataloader(config.train_dataloader)
+
+
+def test_every_dataset_can_be_pointed_at_one_keyframe(tmp_path):
+    config = read('tiny', 'stage_2')
+    keyframe = write_keyframe(tmp_path)
+    set_info_file(config, keyframe)
+    for name in ('train', 'val', 'test'):
+        dataset = DATASETS.build(config[f'{name}_dataloader'].dataset)
+        assert len(dataset) == 1
 
 
 def test_configs_survive_being_written_and_read():

@@ -34,6 +34,8 @@ def can_messages(
     wheel = -np.arctan(WHEEL_BASE * motion.curvature) * STEERING_RATIO
     sideways = motion.speed * motion.yaw_rate
     moments = list(zip(range(count), utime, wheel, sideways, strict=True))
+    steps = np.linalg.norm(np.diff(motion.poses[:, :2], axis=0), axis=1)
+    driven = np.concatenate(([0.0], np.cumsum(steps)))
     messages: dict[str, list | dict] = {
         'pose': [
             _pose(motion, i, t, aside) for i, t, _, aside in moments[::2]
@@ -42,7 +44,10 @@ def can_messages(
         'steeranglefeedback': [
             {'utime': t, 'value': _short(turn)} for _, t, turn, _ in moments
         ],
-        'zoe_veh_info': [_vehicle_info(motion, *m) for m in moments],
+        'zoe_veh_info': [
+            _vehicle_info(motion, *m, metres)
+            for m, metres in zip(moments, driven, strict=True)
+        ],
         'zoesensors': [_pedals(motion, *m[:3]) for m in moments],
         'vehicle_monitor': [
             _monitor(motion, route, *m[:3]) for m in moments[::50]
@@ -87,7 +92,12 @@ def _imu(motion: Motion, i: int, utime: int, sideways: float) -> dict:
 
 
 def _vehicle_info(
-    motion: Motion, i: int, utime: int, wheel: float, sideways: float
+    motion: Motion,
+    i: int,
+    utime: int,
+    wheel: float,
+    sideways: float,
+    driven: float,
 ) -> dict:
     speed = float(motion.speed[i])
     rpm = _short(speed / (2 * math.pi * WHEEL_RADIUS) * 60)
@@ -101,7 +111,7 @@ def _vehicle_info(
         'left_solar': 0.0,
         'longitudinal_accel': _short(force),
         'meanEffTorque': _short(400 + 60 * force),
-        'odom': _short(speed * (motion.times[i] - motion.times[0])),
+        'odom': _short(driven),
         'odom_speed': _short(speed * 3.6),
         'pedal_cc': _short(max(0.0, 100 * force)),
         'regen': _short(max(0.0, -20 * force)),

@@ -51,17 +51,20 @@ def write_world(
     out = Path(out)
     version, names = scene_names(scenes)
     _check(out, size, force)
-    beside = out.with_name(out.name + '.tmp')
+    beside = out.with_name(f'.{out.name}.part')
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    progress('town')
-    world = _empty_world(beside, seed, size)
-    _write_scenes(world, names, seed, progress)
-    progress('tables and map')
-    _write_map(world)
-    for name in TABLES:
-        _write_json(beside / version / f'{name}.json', world.tables[name])
-    _replace(out, beside)
+    try:
+        progress('town')
+        world = _empty_world(beside, seed, size)
+        _write_scenes(world, names, seed, progress)
+        progress('tables and map')
+        _write_map(world)
+        for name in TABLES:
+            _write_json(beside / version / f'{name}.json', world.tables[name])
+        _replace(out, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return out
 
 
@@ -94,6 +97,8 @@ def _check(out: Path, size: tuple[int, int], force: bool) -> None:
             f'the pictures are to be {size[0]}x{size[1]} pixels; give between '
             '16 and 4000 for each side'
         )
+    if out.name in ('', '..'):
+        raise ValueError(f'{out} has no name of its own; name a folder')
     if out.exists() and not out.is_dir():
         raise ValueError(f'{out} is a file; name a folder')
     if out.is_dir() and any(out.iterdir()) and not force:
@@ -104,7 +109,7 @@ def _check(out: Path, size: tuple[int, int], force: bool) -> None:
 
 
 def _replace(out: Path, beside: Path) -> None:
-    old = out.with_name(out.name + '.old')
+    old = out.with_name(f'.{out.name}.replaced')
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)

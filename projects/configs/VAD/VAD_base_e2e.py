@@ -4,6 +4,7 @@ Jiang et al., VAD: Vectorized Scene Representation for Efficient Autonomous
 Driving, ICCV 2023. The published checkpoints are the second stage's, not
 this one's.
 
+    tools/dist_train.sh projects/configs/VAD/VAD_base_e2e.py 8
     python tools/test.py projects/configs/VAD/VAD_base_e2e.py \\
         work_dirs/VAD_base_e2e/epoch_60.pth
 """
@@ -29,22 +30,7 @@ model = dict(
     ),
 )
 
-schedule = dict(
-    train_cfg=dict(max_epochs=60, val_interval=60),
-    param_scheduler=[
-        dict(
-            type='LinearLR',
-            start_factor=1.0 / 3,
-            by_epoch=False,
-            begin=0,
-            end=500,
-        ),
-        dict(
-            type='CosineAnnealingLR',
-            by_epoch=True,
-            begin=0,
-            T_max=60,
-            eta_min_ratio=1e-3,
-        ),
-    ],
-)
+max_epochs = 60
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].T_max = max_epochs

@@ -3,6 +3,7 @@
 Jiang et al., VAD: Vectorized Scene Representation for Efficient Autonomous
 Driving, ICCV 2023. The second stage starts from the weights of this one.
 
+    tools/dist_train.sh projects/configs/VAD/VAD_base_stage_1.py 8
     python tools/test.py projects/configs/VAD/VAD_base_stage_1.py \\
         work_dirs/VAD_base_stage_1/epoch_48.pth
 """
@@ -32,22 +33,7 @@ model = dict(
     ),
 )
 
-schedule = dict(
-    train_cfg=dict(max_epochs=48, val_interval=48),
-    param_scheduler=[
-        dict(
-            type='LinearLR',
-            start_factor=1.0 / 3,
-            by_epoch=False,
-            begin=0,
-            end=500,
-        ),
-        dict(
-            type='CosineAnnealingLR',
-            by_epoch=True,
-            begin=0,
-            T_max=48,
-            eta_min_ratio=1e-3,
-        ),
-    ],
-)
+max_epochs = 48
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].T_max = max_epochs

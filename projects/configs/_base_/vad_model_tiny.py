@@ -1,6 +1,8 @@
 """Model of VAD-Tiny (Jiang et al., ICCV 2023): one feature level, 100x100."""
 
 family = 'vad'
+# The one that the head of a report shows.
+main_metric = 'VAD/plan_L2_avg_3s'
 # Groups, examples and calibration for tools/prune_and_retrain.py.
 pruning = dict(type='mmprune.VADPruning')
 default_scope = 'mmdet3d'

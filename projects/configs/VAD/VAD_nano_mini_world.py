@@ -1,0 +1,157 @@
+"""VAD-nano on the mini world: every part of VAD, small enough for a CPU.
+
+Six 160x96 pictures, a BEV of 40x20 cells of 1.5 m, widths of 64. The planner
+reads speed, acceleration and steering of the ego (``ego_lcf_feat_idx``).
+
+    python tools/make_mini_world.py data/mini_world
+    python tools/create_data.py nuscenes --root-path data/mini_world \\
+        --version v1.0-mini
+    python tools/train.py projects/configs/VAD/VAD_nano_mini_world.py
+
+The folder is found through the environment variable MMPRUNE_MINI_WORLD
+(default data/mini_world). `make demo` runs all of it.
+"""
+
+_base_ = ['../_base_/vad_model_tiny.py', '../_base_/vad_runtime.py']
+
+data_root = '{{$MMPRUNE_MINI_WORLD:data/mini_world/}}'
+class_names = [
+    'car',
+    'truck',
+    'construction_vehicle',
+    'bus',
+    'trailer',
+    'barrier',
+    'motorcycle',
+    'bicycle',
+    'pedestrian',
+    'traffic_cone',
+]
+
+width, ffn_channels, num_layers, num_heads = 64, 128, 2, 4
+decoder = dict(
+    num_layers=num_layers,
+    feedforward_channels=ffn_channels,
+    num_heads=num_heads,
+    dropout=0.0,
+)
+model = dict(
+    use_grid_mask=False,
+    img_backbone=dict(
+        # Stride 16 and half the channels; trained from scratch, so that
+        # nothing is frozen.
+        base_channels=32,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(2,),
+        frozen_stages=-1,
+        norm_cfg=dict(requires_grad=True),
+        norm_eval=False,
+    ),
+    img_neck=dict(in_channels=[512], out_channels=width),
+    pts_bbox_head=dict(
+        bev_h=40,
+        bev_w=20,
+        embed_dims=width,
+        feedforward_channels=ffn_channels,
+        num_query=60,
+        num_map_vectors=24,
+        dropout=0.0,
+        ego_lcf_feat_idx=(0, 1, 2, 3, 4, 7, 8),
+        transformer=dict(
+            embed_dims=width,
+            rotate_center=(10, 20),
+            encoder=dict(
+                num_layers=num_layers,
+                feedforward_channels=ffn_channels,
+                num_heads=num_heads,
+                dropout=0.0,
+            ),
+            decoder=decoder,
+            map_decoder=decoder,
+        ),
+        bbox_coder=dict(max_num=60),
+        map_coder=dict(max_num=24),
+    ),
+)
+
+# The same for training and test: the world is drawn in one light.
+pipeline = [
+    dict(type='LoadMultiViewImageFromFiles', to_float32=True, num_views=6),
+    dict(
+        type='CustomObjectRangeFilter',
+        point_cloud_range=_base_.point_cloud_range,
+    ),
+    dict(type='CustomObjectNameFilter', classes=class_names),
+    dict(
+        type='NormalizeMultiviewImage',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        to_rgb=True,
+    ),
+    # 400x225 becomes 160x90, padded to 160x96.
+    dict(type='RandomScaleImageMultiViewImage', scales=[0.4]),
+    dict(type='PadMultiViewImage', size_divisor=32),
+    dict(type='PackVADInputs'),
+]
+dataset = dict(
+    type='NuScenesVADDataset', data_root=data_root, pipeline=pipeline
+)
+train_dataloader = dict(
+    batch_size=1,
+    # One process does all: a CPU has no time to spare, and a resumed run
+    # repeats every random number.
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        **dataset,
+        ann_file='vad_nuscenes_infos_temporal_train.pkl',
+        queue_length=2,
+        use_valid_flag=True,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type='SceneSampler'),
+    dataset=dict(
+        **dataset,
+        ann_file='vad_nuscenes_infos_temporal_val.pkl',
+        test_mode=True,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='VADMetric')
+test_evaluator = val_evaluator
+
+max_epochs = 8
+train_cfg = dict(
+    type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs
+)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1.0 / 3,
+        by_epoch=False,
+        begin=0,
+        end=100,
+    ),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=0,
+        T_max=max_epochs,
+        eta_min_ratio=1e-2,
+        convert_to_iter_based=True,
+    ),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=1)
+randomness = dict(seed=0)

@@ -1,0 +1,573 @@
+"""The converter: a nuScenes folder in, info files with known answers out."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import ROOT
+from nuscenes.map_expansion.map_api import NuScenesMap
+from nuscenes.nuscenes import NuScenes
+from pyquaternion import Quaternion
+from shapely import LineString, Polygon
+from shapely.geometry import box
+from shapely.ops import unary_union
+from tiny_nuscenes import START, STEP, write_nuscenes
+
+from projects.VAD import nuscenes_infos
+from projects.VAD.ego_info import CanBus, ego_path, ego_status
+from projects.VAD.info_file import load_info_file
+from projects.VAD.keyframe_dataset import CAMERAS
+from projects.VAD.map_ground_truth import LocationMap, MapExpansion
+from projects.VAD.mini_world.world import write_world
+from tools import create_data
+
+NAMES = ('train', 'val')
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory) -> Path:
+    return write_nuscenes(tmp_path_factory.mktemp('nuscenes'))
+
+
+@pytest.fixture(scope='module')
+def infos(root) -> dict[str, list[dict]]:
+    create_data.main(
+        ['nuscenes', '--root-path', str(root), '--version', 'v1.0-mini']
+    )
+    return {name: read(root, name)['infos'] for name in NAMES}
+
+
+@pytest.fixture(scope='module')
+def source(root) -> nuscenes_infos.Source:
+    return nuscenes_infos.open_source(root, 'v1.0-mini', root)
+
+
+def read(folder: Path, split: str, tag: str = 'vad_nuscenes') -> dict:
+    path = folder / f'{tag}_infos_temporal_{split}.pkl'
+    return load_info_file(path, temporal=True)
+
+
+def poses_along(points, yaws=None) -> np.ndarray:
+    """Poses whose y axis points along ``yaw`` (0: global x)."""
+    poses = np.tile(np.eye(4), (len(points), 1, 1))
+    for i, (x, y) in enumerate(points):
+        yaw = (yaws[i] if yaws is not None else 0.0) - math.pi / 2
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        poses[i, :2, :2] = [[cos, -sin], [sin, cos]]
+        poses[i, :2, 3] = x, y
+    return poses
+
+
+# ---- bookkeeping and sensors
+
+
+def test_every_keyframe_of_a_scene_is_listed_in_order(infos):
+    train = infos['train']
+    assert [info['frame_idx'] for info in train] == [0, 1, 2, 3]
+    assert {info['scene_token'] for info in train} == {'scene-0061'}
+    assert {info['scene_token'] for info in infos['val']} == {'scene-0103'}
+    assert infos['val'][0]['scene_name'] == 'scene-0103'
+    assert train[1]['prev'] == train[0]['token']
+    assert train[3]['next'] == ''
+    assert train[2]['timestamp'] == START + 2 * STEP
+    assert train[0]['map_location'] == 'singapore-onenorth'
+
+
+def test_paths_are_relative_to_the_folder(infos):
+    info = infos['train'][0]
+    assert info['lidar_path'] == 'samples/LIDAR_TOP/scene-0061_0.pcd.bin'
+    camera = info['cams']['CAM_BACK']
+    assert camera['data_path'] == 'samples/CAM_BACK/scene-0061_0.jpg'
+    assert list(info['cams']) == list(CAMERAS)
+
+
+def test_sensor2lidar_includes_what_the_ego_drove_in_between(infos):
+    """The camera is 0.6 m ahead of the LiDAR and fires 0.4 m later."""
+    camera = infos['train'][0]['cams']['CAM_FRONT']
+    assert camera['sensor2lidar_translation'] == pytest.approx([0, 1.0, -0.3])
+    # The camera looks along its z; in the LiDAR frame that is y.
+    forward = camera['sensor2lidar_rotation'] @ [0, 0, 1]
+    assert forward == pytest.approx([0, 1, 0])
+
+
+def test_sweeps_are_the_scans_before(infos):
+    sweeps = infos['train'][2]['sweeps']
+    assert [s['timestamp'] for s in sweeps] == [START + STEP, START]
+    assert sweeps[0]['sensor2lidar_translation'] == pytest.approx([0, -4, 0])
+    assert infos['train'][0]['sweeps'] == []
+
+
+# ---- agents
+
+
+def test_boxes_are_in_the_lidar_frame_and_the_old_convention(infos):
+    """The car stands at (110, 48, 1), the LiDAR at (100.9, 50, 1.8)."""
+    info = infos['train'][0]
+    names = ['car', 'pedestrian', 'movable_object.debris']
+    assert info['gt_names'].tolist() == names
+    expected = [2, 9.1, -0.8, 2.0, 4.0, 1.6, -math.pi]
+    assert info['gt_boxes'][0] == pytest.approx(expected)
+    assert info['gt_velocity'][0] == pytest.approx([0, 2], abs=1e-9)
+    assert np.isnan(info['gt_velocity'][2]).all()
+    assert info['num_lidar_pts'].tolist() == [7, 0, 3]
+    assert info['valid_flag'].tolist() == [True, True, True]
+
+
+def test_an_agents_future_ends_with_its_annotations(infos):
+    trajs = infos['train'][0]['gt_agent_fut_trajs'][0].reshape(6, 2)
+    assert trajs.tolist() == [[0, 1], [0, 1]] + [[0, 0]] * 4
+    masks = infos['train'][0]['gt_agent_fut_masks']
+    assert masks[0].tolist() == [1, 1, 0, 0, 0, 0]
+    assert masks[1].tolist() == [1, 1, 1, 0, 0, 0]
+    assert infos['train'][2]['gt_agent_fut_masks'][0].tolist() == [0] * 6
+    # North in the LiDAR frame is direction 6; who stands has direction 9.
+    assert infos['train'][0]['gt_agent_fut_goal'].tolist() == [6, 9, 9]
+
+
+def test_an_agents_features_name_its_row_in_the_category_table(infos):
+    car, person = infos['train'][0]['gt_agent_lcf_feat'][:2]
+    half = math.pi / 2
+    expected = [2, 9.1, half, 0, 2, 2.0, 4.0, 1.6, 3]
+    assert car == pytest.approx(expected, abs=1e-6)
+    assert person[8] == 1
+    assert abs(person[2]) == pytest.approx(math.pi)
+
+
+def test_turns_of_an_agent_are_wrapped(source):
+    """A car that turns from 170 to 190 degrees turns by 20, not -340."""
+    nusc = source.nusc
+    chain = []
+    token = 'scene-0061 car 0'
+    while token:
+        chain.append(nusc.get('sample_annotation', token))
+        token = chain[-1]['next']
+    before = [record['rotation'] for record in chain]
+    for record, degrees in zip(chain, (170, 190, 200), strict=True):
+        half = math.radians(degrees) / 2
+        record['rotation'] = [math.cos(half), 0, 0, math.sin(half)]
+    sample = nusc.get('sample', 'scene-0061 0')
+    info = nuscenes_infos.agent_info(nusc, sample, np.eye(4))
+    for record, rotation in zip(chain, before, strict=True):
+        record['rotation'] = rotation
+    turns = np.degrees(info['gt_agent_fut_yaw'][0])
+    assert turns == pytest.approx([20, 10, 0, 0, 0, 0], abs=1e-4)
+
+
+def test_a_keyframe_without_annotations_has_empty_arrays(source):
+    sample = dict(source.nusc.get('sample', 'scene-0061 0'), anns=[])
+    info = nuscenes_infos.agent_info(source.nusc, sample, np.eye(4))
+    assert info['gt_boxes'].shape == (0, 7)
+    assert info['gt_agent_fut_trajs'].shape == (0, 12)
+
+
+# ---- ego
+
+
+def test_the_ego_future_ends_with_the_scene(infos):
+    first, last = infos['train'][0], infos['train'][3]
+    assert first['gt_ego_fut_trajs'] == pytest.approx(
+        np.array([[0, 4]] * 3 + [[0, 0]] * 3), abs=1e-5
+    )
+    assert first['gt_ego_fut_masks'].tolist() == [1, 1, 1, 0, 0, 0]
+    assert not first['fut_valid_flag']
+    assert last['gt_ego_fut_masks'].tolist() == [0] * 6
+    # Before the scene the ego is taken to move as in its first step.
+    assert first['gt_ego_his_trajs'] == pytest.approx(
+        np.array([[0, 4], [0, 4]]), abs=1e-5
+    )
+
+
+def test_history_is_what_was_driven_and_extended_at_the_start():
+    poses = poses_along([(0, 0), (1, 0), (3, 0), (6, 0)])
+    steps = [ego_path(poses, i)['gt_ego_his_trajs'][:, 1] for i in range(4)]
+    assert np.array(steps).tolist() == [[1, 1], [1, 1], [1, 2], [2, 3]]
+
+
+def test_a_future_is_seen_from_where_the_vehicle_stands():
+    """From heading north, going east is going right."""
+    poses = poses_along([(0, 0), (2, 0)], yaws=[math.pi / 2, 0])
+    path = ego_path(poses, 0)
+    assert path['gt_ego_fut_trajs'][0] == pytest.approx([2, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    'sideways, command',
+    [
+        (2.01, [1, 0, 0]),
+        (1.99, [0, 0, 1]),
+        (-1.99, [0, 0, 1]),
+        (-2.01, [0, 1, 0]),
+    ],
+)
+def test_the_command_is_where_the_last_position_lies(sideways, command):
+    # Right of a vehicle that heads along x is -y.
+    points = [(4.0 * i, -sideways * i / 6) for i in range(7)]
+    path = ego_path(poses_along(points), 0)
+    assert path['gt_ego_fut_cmd'].tolist() == command
+    assert path['fut_valid_flag']
+
+
+def test_a_scene_of_one_keyframe_stands_still():
+    path = ego_path(poses_along([(5, 5)]), 0)
+    assert not path['gt_ego_his_trajs'].any()
+    assert not path['gt_ego_fut_trajs'].any()
+
+
+def test_can_bus_takes_the_pose_before_and_the_rates_after(infos):
+    """Messages come 19 ms before the keyframe and 1 ms after it."""
+    can_bus = infos['train'][0]['can_bus']
+    assert can_bus[:3] == pytest.approx([100, 50, 0])
+    assert can_bus[3:7].tolist() == [1, 0, 0, 0]
+    assert can_bus[7:10] == pytest.approx([1.0, 0.1, 9.8])
+    assert can_bus[10:13] == pytest.approx([0, 0, 0.25])
+    assert can_bus[13:16] == pytest.approx([9, 0, 0])
+    assert can_bus[16:].tolist() == [0, 0]
+
+
+def test_a_message_of_the_very_moment_is_not_after_it(root):
+    can_bus = CanBus(root).numbers('scene-0061', START + 1000)
+    assert can_bus[0] == pytest.approx(100.16)
+    assert can_bus[7] == 2.0
+
+
+def test_the_status_of_the_ego_is_that_of_the_files_in_use(infos):
+    """vx 0, vy 4 m in 0.5 s; speed of the nearest message; Singapore."""
+    status = infos['train'][0]['gt_ego_lcf_feat']
+    steer = -2 * 0.5 / 2.588
+    expected = [0, 8, 1.0, 0.1, 0, 4.084, 1.85, 9.0, steer]
+    assert status == pytest.approx(expected, abs=1e-6)
+    later = infos['train'][1]['gt_ego_lcf_feat']
+    assert later[7] == pytest.approx(8 + 26)
+
+
+def test_steering_is_flipped_where_traffic_keeps_left(root):
+    can_bus = CanBus(root)
+    assert can_bus.motion('scene-0061', START, True)[1] == -0.5
+    assert can_bus.motion('scene-0061', START, False)[1] == 0.5
+
+
+def test_without_can_bus_speed_comes_from_the_poses():
+    points = [(0, 0), (1, 0), (4, 0)]
+    ego2global = np.tile(np.eye(4), (3, 1, 1))
+    ego2global[:, :2, 3] = points
+    level = [[1.0, 0, 0, 0]] * 3
+    speeds = [
+        ego_status(ego2global, level, i, np.zeros(18), None, 0.0)[[1, 7]]
+        for i in range(3)
+    ]
+    assert np.array(speeds).tolist() == [[2, 2], [2, 2], [6, 6]]
+    assert not CanBus(None).numbers('scene-0061', START).any()
+    assert CanBus(None).motion('scene-0061', START, True) == (None, 0.0)
+
+
+# ---- map
+
+
+def test_map_lines_lie_where_the_map_has_them(infos):
+    """The LiDAR at x = 100.9 looks along the middle of the road."""
+    lines = infos['train'][0]['gt_map_lines']
+    [divider] = lines['divider']
+    assert divider.tolist() == [[0, -30], [0, 30]]
+    sides = sorted(line[:, 0].mean() for line in lines['boundary'])
+    assert sides == pytest.approx([-7, 7])
+    for line in lines['boundary']:
+        assert abs(line[:, 1]) == pytest.approx(29.8)
+    [crossing] = lines['ped_crossing']
+    assert np.array_equal(crossing[0], crossing[-1])
+    assert crossing.min(0) == pytest.approx([-7, 5.1], abs=1e-5)
+    assert crossing.max(0) == pytest.approx([7, 8.1], abs=1e-5)
+    # One keyframe later everything has come 4 m closer.
+    [crossing] = infos['train'][1]['gt_map_lines']['ped_crossing']
+    assert crossing.min(0)[1] == pytest.approx(1.1, abs=1e-5)
+
+
+def test_the_map_turns_with_the_vehicle():
+    """Heading north-east, the border x = 7 is to the right and slanted."""
+    empty = dict.fromkeys(('ped_crossing', 'road_segment', 'lane'), [])
+    line = LineString([(0, 5), (0, 9)])
+    wall = LocationMap(dict(empty, road_divider=[line], lane_divider=[]))
+    pose = poses_along([(0, 0)], yaws=[math.radians(45)])[0]
+    [found] = wall.lines(pose)['divider']
+    half = math.sqrt(0.5)
+    expected = [[-5 * half, 5 * half], [-9 * half, 9 * half]]
+    assert found == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_a_divider_that_leaves_and_returns_is_two_lines():
+    empty = dict.fromkeys(('ped_crossing', 'road_segment', 'lane'), [])
+    arch = LineString([(-10, 0), (-10, 40), (10, 40), (10, 0)])
+    around = LocationMap(dict(empty, road_divider=[], lane_divider=[arch]))
+    pose = poses_along([(0, 0)], yaws=[math.pi / 2])[0]
+    found = around.lines(pose)['divider']
+    assert sorted(line[:, 0].mean() for line in found) == [-10, 10]
+
+
+def test_a_gap_of_no_width_between_areas_is_no_border():
+    """Two blocks that touch, but for a triangle 1e-9 m wide."""
+    layers = dict.fromkeys(
+        ('ped_crossing', 'lane', 'road_divider', 'lane_divider'), []
+    )
+    edge = [(0, -5), (0, -2), (-1e-9, 0), (0, 2), (0, 5)]
+    left = Polygon([(-5, -5), *edge, (-5, 5)])
+    pose = poses_along([(0, 0)])[0]
+    for right, count in ((box(0, -5, 5, 5), 1), (box(1, -5, 5, 5), 2)):
+        shapes = dict(layers, road_segment=[left, right])
+        found = LocationMap(shapes).lines(pose)['boundary']
+        assert len(found) == count
+
+
+def test_an_area_that_is_invalid_is_no_border():
+    layers = dict.fromkeys(
+        ('ped_crossing', 'lane', 'road_divider', 'lane_divider'), []
+    )
+    bow = Polygon([(-5, -5), (5, 5), (5, -5), (-5, 5)])
+    square = box(-3, -3, 3, 3)
+    pose = poses_along([(0, 0)])[0]
+    found = [
+        LocationMap(dict(layers, road_segment=[shape])).lines(pose)
+        for shape in (bow, square)
+    ]
+    assert [len(lines['boundary']) for lines in found] == [0, 1]
+
+
+def test_a_map_without_a_layer_is_refused():
+    with pytest.raises(ValueError, match='found no lane_divider, ped_cross'):
+        LocationMap(dict(road_divider=[], road_segment=[], lane=[]))
+
+
+def test_a_damaged_map_is_named(root, tmp_path):
+    folder = tmp_path / 'maps' / 'expansion'
+    folder.mkdir(parents=True)
+    (folder / 'singapore-onenorth.json').write_text('{"version": "1.0"}')
+    with pytest.raises(ValueError, match='cannot read the map of singapore'):
+        MapExpansion(tmp_path)['singapore-onenorth']
+    with pytest.raises(FileNotFoundError, match='boston-seaport.json does'):
+        MapExpansion(tmp_path)['boston-seaport']
+
+
+# ---- the drawn world, against nuscenes-devkit itself
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('world') / 'mini'
+    root = write_world(out, seed=0, scenes=2, size=(80, 45))
+    create_data.main(['nuscenes', '--root-path', str(root)])
+    return root
+
+
+@pytest.fixture(scope='module')
+def world_infos(world) -> list[dict]:
+    return [info for name in NAMES for info in read(world, name)['infos']]
+
+
+@pytest.fixture(scope='module')
+def nusc(world) -> NuScenes:
+    return NuScenes('v1.0-mini', str(world), verbose=False)
+
+
+def test_the_drawn_world_is_converted_whole(world, nusc):
+    for split, name in (('train', 'scene-0061'), ('val', 'scene-0103')):
+        [scene] = [s for s in nusc.scene if s['name'] == name]
+        infos = read(world, split)['infos']
+        assert len(infos) == scene['nbr_samples']
+        assert {info['scene_token'] for info in infos} == {scene['token']}
+        for kind in ('divider', 'ped_crossing', 'boundary'):
+            assert any(info['gt_map_lines'][kind] for info in infos)
+
+
+def test_boxes_are_where_the_devkit_has_them(nusc, world_infos):
+    compared = 0
+    for info in world_infos[::7]:
+        token = nusc.get('sample', info['token'])['data']['LIDAR_TOP']
+        boxes = nusc.get_sample_data(token)[1]
+        assert len(boxes) == len(info['gt_boxes'])
+        for box_of_devkit, box_of_info in zip(
+            boxes, info['gt_boxes'], strict=True
+        ):
+            yaw = box_of_devkit.orientation.yaw_pitch_roll[0]
+            expected = [*box_of_devkit.center, *box_of_devkit.wlh]
+            assert box_of_info[:6] == pytest.approx(expected, abs=1e-6)
+            turn = box_of_info[6] + yaw + math.pi / 2
+            assert math.sin(turn / 2) == pytest.approx(0, abs=1e-6)
+            compared += 1
+    assert compared > 50
+
+
+def test_futures_lead_to_the_later_boxes_of_the_devkit(nusc, world_infos):
+    """Positions after 3 s, by way of the devkit's global boxes."""
+    compared = moved = 0
+    for info in world_infos[:30:6]:
+        sample = nusc.get('sample', info['token'])
+        pose = np.eye(4)
+        for name in ('lidar2ego', 'ego2global'):
+            step = Quaternion(info[f'{name}_rotation']).transformation_matrix
+            step[:3, 3] = info[f'{name}_translation']
+            pose = step @ pose
+        for i, token in enumerate(sample['anns']):
+            if not info['gt_agent_fut_masks'][i].all():
+                continue
+            later = nusc.get('sample_annotation', token)
+            for _ in range(6):
+                later = nusc.get('sample_annotation', later['next'])
+            steps = info['gt_agent_fut_trajs'][i].reshape(6, 2).sum(0)
+            x, y = info['gt_boxes'][i, :2] + steps
+            z = info['gt_boxes'][i, 2]
+            place = (pose @ [x, y, z, 1])[:2]
+            assert place == pytest.approx(later['translation'][:2], abs=0.01)
+            compared += 1
+            moved += np.linalg.norm(steps) > 3
+    assert compared > 10
+    assert moved > 2
+
+
+def test_map_lines_are_as_long_as_the_devkits(world, world_infos):
+    api = NuScenesMap(str(world), world_infos[0]['map_location'])
+    half = box(-14.8, -29.8, 14.8, 29.8)
+    for info in world_infos[::9]:
+        rotation = Quaternion(info['ego2global_rotation'])
+        mount = rotation.rotate(np.array(info['lidar2ego_translation']))
+        x, y = (info['ego2global_translation'] + mount)[:2]
+        turned = rotation * Quaternion(info['lidar2ego_rotation'])
+        forward = turned.rotation_matrix[:, 0]
+        angle = math.degrees(math.atan2(forward[1], forward[0]))
+        layers = ['road_divider', 'lane_divider', 'road_segment', 'lane']
+        found = dict(api.get_map_geom((x, y, 60, 30), angle, layers))
+        dividers = found['road_divider'] + found['lane_divider']
+        area = unary_union(found['road_segment'] + found['lane'])
+        # The devkit turns the shapes before they are joined, which leaves
+        # gaps of no width between neighbours.
+        area = unary_union(
+            [
+                Polygon(part.exterior, list(filter(is_wide, part.interiors)))
+                for part in getattr(area, 'geoms', [area])
+            ]
+        )
+        expected = dict(
+            divider=sum(line.length for line in dividers),
+            boundary=area.boundary.intersection(half).length,
+        )
+        for name, length in expected.items():
+            lines = map(LineString, info['gt_map_lines'][name])
+            total = sum(line.length for line in lines)
+            assert total == pytest.approx(length, abs=0.05), name
+
+
+def is_wide(ring) -> bool:
+    return Polygon(ring).area > 1e-6
+
+
+def test_speed_of_the_status_is_that_of_the_path(world_infos):
+    for info in world_infos[1:-1]:
+        speed = np.linalg.norm(info['gt_ego_his_trajs'][1]) / 0.5
+        status = info['gt_ego_lcf_feat']
+        assert status[1] == pytest.approx(speed, abs=0.05)
+        # The CAN bus has the speed now, the path that of the last 0.5 s.
+        assert abs(status[7] - speed) < 1.5
+    speeds = [info['gt_ego_lcf_feat'][7] for info in world_infos]
+    assert max(speeds) - min(speeds) > 3
+
+
+# ---- the command
+
+
+def test_the_command_writes_both_splits(root, tmp_path):
+    arguments = [
+        *('nuscenes', '--root-path', str(root), '--version', 'v1.0'),
+        *('--out-dir', str(tmp_path / 'out'), '--extra-tag', 'mine'),
+        *('--canbus', str(root), '--no-map'),
+    ]
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert '[2/2] scene-0103' in result.stderr
+    written = read(tmp_path / 'out', 'train', 'mine')
+    assert 'gt_map_lines' not in written['infos'][0]
+    assert written['metadata'] == dict(version='v1.0-mini')
+    names = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert names == {f'mine_infos_temporal_{name}.pkl' for name in NAMES}
+
+
+def test_an_absent_version_is_one_sentence(tmp_path, capsys):
+    text = refused(capsys, '--root-path', str(tmp_path))
+    assert 'no tables of nuScenes v1.0-trainval or v1.0-mini below' in text
+
+
+def test_the_test_split_is_refused(root, capsys):
+    text = refused(capsys, '--root-path', str(root), '--version', 'v1.0-test')
+    assert "'v1.0-test' cannot be converted" in text
+
+
+def test_an_absent_can_bus_is_said_or_refused(root, tmp_path, capsys):
+    bare = tmp_path / 'bare'
+    shutil.copytree(root / 'v1.0-mini', bare / 'v1.0-mini')
+    shutil.copytree(root / 'maps', bare / 'maps')
+    text = refused(capsys, '--root-path', str(bare), '--require-canbus')
+    assert f'no CAN bus at {bare / "can_bus"}; unpack' in text
+    create_data.main(['nuscenes', '--root-path', str(bare)])
+    assert 'rotation rate and steering are zero' in capsys.readouterr().err
+    info = read(bare, 'train')['infos'][0]
+    assert not info['can_bus'].any()
+    assert info['gt_ego_lcf_feat'][7] == 8
+
+
+def test_an_absent_map_is_one_sentence(root, tmp_path, capsys):
+    bare = tmp_path / 'bare'
+    shutil.copytree(root / 'v1.0-mini', bare / 'v1.0-mini')
+    text = refused(capsys, '--root-path', str(bare))
+    assert 'no map expansion in' in text
+    assert '--no-map' in text
+
+
+def test_damaged_tables_are_one_sentence(root, tmp_path, capsys):
+    bare = tmp_path / 'bare'
+    shutil.copytree(root / 'v1.0-mini', bare / 'v1.0-mini')
+    shutil.copytree(root / 'maps', bare / 'maps')
+    (bare / 'v1.0-mini' / 'scene.json').write_text('[{')
+    text = refused(capsys, '--root-path', str(bare))
+    assert 'cannot read the tables in' in text
+
+
+def test_a_keyframe_without_a_camera_is_named(root, tmp_path, capsys):
+    bare = tmp_path / 'bare'
+    shutil.copytree(root / 'v1.0-mini', bare / 'v1.0-mini')
+    shutil.copytree(root / 'maps', bare / 'maps')
+    path = bare / 'v1.0-mini' / 'sample_data.json'
+    records = json.loads(path.read_text())
+    kept = [r for r in records if r['token'] != 'scene-0061 1 CAM_BACK']
+    path.write_text(json.dumps(kept))
+    text = refused(capsys, '--root-path', str(bare))
+    assert 'keyframe scene-0061 1 has no CAM_BACK' in text
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'infos.pkl'
+    path.write_text('old')
+    with pytest.raises(AttributeError):
+        nuscenes_infos.write_infos(path, [dict(a=lambda: 0)], {})
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools/create_data.py'), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Runs the command, which must fail in one sentence."""
+    with pytest.raises(SystemExit) as stopped:
+        create_data.main(['nuscenes', *arguments])
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    text = lines[-1]
+    assert text.startswith('error: ')
+    return text

@@ -1,0 +1,604 @@
+"""NuScenesVADDataset: what a sample holds, and what is refused."""
+
+import json
+import math
+import os
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet3d.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from test_keyframe_dataset import Bomb
+from tiny_nuscenes import write_nuscenes
+
+from projects.VAD.frame_queue import earlier_frames
+from projects.VAD.info_file import load_info_file
+from projects.VAD.synthetic_keyframe import write_keyframe
+from projects.VAD.vad_dataset import NuScenesVADDataset
+from tools import create_data
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'projects/configs'
+TRAIN = 'vad_nuscenes_infos_temporal_train.pkl'
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> Path:
+    """A converted nuScenes folder."""
+    root = write_nuscenes(tmp_path_factory.mktemp('nuscenes'))
+    create_data.main(['nuscenes', '--root-path', str(root)])
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path) -> Path:
+    """A copy of the folder that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / 'moved'))
+
+
+@pytest.fixture(scope='module')
+def pipelines() -> dict[str, list[dict]]:
+    """The shipped pipelines; 160x90 pictures become 80x45, then 96x64."""
+    init_default_scope('mmdet3d')
+    config = Config.fromfile(CONFIGS / '_base_/vad_nuscenes.py')
+    out = {}
+    for name in ('train', 'test'):
+        steps = config[f'{name}_pipeline']
+        steps[-3].scales = [0.5]
+        out[name] = steps
+    return out
+
+
+def train_set(root: Path, pipeline=(), **kwargs) -> NuScenesVADDataset:
+    options = dict(use_valid_flag=True, queue_length=3) | kwargs
+    name = options.pop('name', TRAIN)
+    return NuScenesVADDataset(name, str(root), pipeline=pipeline, **options)
+
+
+def test_set(root: Path, pipeline=(), **kwargs) -> NuScenesVADDataset:
+    name = kwargs.pop('name', TRAIN)
+    return NuScenesVADDataset(
+        name, str(root), pipeline=pipeline, test_mode=True, **kwargs
+    )
+
+
+test_set.__test__ = False
+
+
+def rewrite(root: Path, change, name: str = TRAIN) -> None:
+    """Changes the content of an info file."""
+    content = load_info_file(root / name, temporal=True)
+    change(content)
+    (root / name).write_bytes(pickle.dumps(content))
+
+
+def make_official(content: dict) -> None:
+    """Gives the infos the form that the original converter left them in."""
+    for info in content['infos']:
+        info.pop('gt_map_lines')
+        info['frame_idx'] = np.int64(info['frame_idx'])
+        info['fut_valid_flag'] = np.bool_(info['fut_valid_flag'])
+        info['lidar_path'] = './data/nuscenes/' + info['lidar_path']
+        for camera in info['cams'].values():
+            path = f'./data/nuscenes/{camera["data_path"]}'
+            camera['data_path'] = path
+        for key in info:
+            if key.startswith('gt_') and info[key].dtype.kind == 'f':
+                info[key] = info[key].astype(np.float64)
+        info['gt_ego_fut_trajs'] = info['gt_ego_fut_trajs'].reshape(6, 2)
+    content['metadata'] = dict(version='v1.0-trainval')
+
+
+# ---- test mode
+
+
+def test_a_test_sample_holds_everything_that_is_evaluated(made, pipelines):
+    dataset = test_set(made, pipelines['test'])
+    assert len(dataset) == 4
+    sample = dataset[1]
+    data = sample['data_samples']
+    assert sample['inputs']['img'].shape == (6, 3, 64, 96)
+    assert data.token == 'scene-0061 1'
+    assert data.scene_token == 'scene-0061'
+    assert data.sample_idx == 1
+    assert data.can_bus[:3].tolist() == [104, 50, 0]
+    assert data.can_bus[7] == 26.0
+    # The pedestrian has no LiDAR point, debris is no class.
+    assert data.gt_instances_3d.labels_3d.tolist() == [0]
+    assert data.gt_instances_3d.attr_labels.shape == (1, 34)
+    ego = data.gt_ego
+    assert ego.fut_trajs[:2].tolist() == [[0, 4], [0, 4]]
+    assert ego.fut_cmd.tolist() == [0, 0, 1]
+    assert not ego.fut_valid_flag
+    assert ego.lcf_feat.shape == (9,)
+    assert ego.his_trajs.shape == (2, 2)
+    assert len(data.gt_map.lines) == len(data.gt_map.pts) == 4
+
+
+def test_boxes_are_those_of_mmdet3d_1(made):
+    """The car: bottom centre, length before width, heading along y."""
+    box = test_set(made)[0]['gt_bboxes_3d'].tensor[0].tolist()
+    expected = [2, 9.1, -1.6, 4.0, 2.0, 1.6, math.pi / 2, 0, 2]
+    assert box == pytest.approx(expected, abs=1e-6)
+
+
+def test_attributes_come_in_the_order_of_the_losses(made):
+    results = test_set(made)[0]
+    car = results['attr_labels'][0]
+    assert car[:12].tolist() == [0, 1, 0, 1] + [0] * 8
+    assert car[12:18].tolist() == [1, 1, 0, 0, 0, 0]
+    assert car[18] == 6
+    assert car[27] == 3
+    assert not car[28:].any()
+
+
+def test_lidar2img_projects_the_car_into_the_front_camera(made):
+    """8.1 m ahead of the camera, 2 m to the right, half a metre below."""
+    results = test_set(made)[0]
+    pixel = results['lidar2img'][0] @ [2, 9.1, -0.8, 1]
+    expected = [80 + 100 * 2 / 8.1, 45 + 100 * 0.5 / 8.1]
+    assert (pixel[:2] / pixel[2]).tolist() == pytest.approx(expected)
+
+
+def test_map_targets_are_twenty_points_per_line(made):
+    gt_map = test_set(made)[0]['gt_map']
+    assert gt_map['labels'].tolist() == [0, 1, 2, 2]
+    assert gt_map['pts'].shape == (4, 20, 2)
+    assert gt_map['pts'][0, :, 1] == pytest.approx(np.linspace(-30, 30, 20))
+    assert gt_map['shift_pts'].shape == (4, 19, 20, 2)
+
+
+def test_the_sign_of_the_quaternion_is_kept(root):
+    """q and -q are one rotation, but can_bus[3:7] is the real part."""
+
+    def negate(content):
+        info = content['infos'][0]
+        info['ego2global_rotation'] = [-1.0, 0.0, 0.0, 0.0]
+
+    rewrite(root, negate)
+    assert test_set(root)[0]['can_bus'][3:7].tolist() == [-1] * 4
+
+
+# ---- training
+
+
+def test_a_training_sample_is_a_sequence(made, pipelines):
+    np.random.seed(0)
+    sample = train_set(made, pipelines['train'])[3]
+    data = sample['data_samples']
+    assert sample['inputs']['img'].shape == (3, 6, 3, 64, 96)
+    assert len(data.history) == 2
+    assert data.gt_instances_3d.labels_3d.tolist() == [8]
+    assert 'lines' not in data.gt_map
+    # Relative to the frame before, which is one or two keyframes away.
+    first, second = (frame['can_bus'][:3] for frame in data.history)
+    assert first.tolist() == [0, 0, 0]
+    steps = second[0] + data.can_bus[0]
+    assert steps in (8, 12)
+    assert data.can_bus[17] == 0
+
+
+def test_each_of_the_earlier_frames_is_dropped_equally_often(made):
+    np.random.seed(0)
+    windows = [tuple(earlier_frames(10, 3)) for _ in range(3000)]
+    counts = {window: windows.count(window) for window in set(windows)}
+    assert set(counts) == {(9, 8), (9, 7), (8, 7)}
+    assert min(counts.values()) > 900
+    assert earlier_frames(1, 1) == []
+
+
+def test_frames_before_the_scene_are_copies_of_the_first(made):
+    results = train_set(made)[0]
+    assert [f['token'] for f in results['history']] == ['scene-0061 0'] * 2
+    for frame in (*results['history'], results):
+        assert frame['can_bus'][:3].tolist() == [0, 0, 0]
+
+
+def test_frames_of_another_scene_are_copies(root):
+    """The second keyframe of a scene has one frame before it at most."""
+    val = 'vad_nuscenes_infos_temporal_val.pkl'
+    second = load_info_file(root / val, temporal=True)['infos']
+    rewrite(root, lambda content: content['infos'].extend(second))
+    dataset = train_set(root)
+    seen = set()
+    for _ in range(20):
+        history = dataset[5]['history']
+        seen.add(tuple(frame['token'] for frame in history))
+    copies = ('scene-0103 1', 'scene-0103 1')
+    assert seen == {('scene-0103 0', 'scene-0103 0'), copies}
+
+
+def test_can_bus_of_the_history_is_the_difference(made):
+    np.random.seed(1)
+    results = train_set(made, queue_length=4)[3]
+    frames = [*results['history'], results]
+    place = [100 + 4 * int(frame['token'][-1]) for frame in frames]
+    moved = [frame['can_bus'][0] for frame in frames]
+    assert moved == [0, *np.diff(place)]
+    assert frames[1]['can_bus'][3:7].tolist() == [1] * 4
+
+
+def test_the_same_seed_gives_the_same_sequence(made, pipelines):
+    dataset = train_set(made, pipelines['train'])
+    pictures = []
+    for seed in (3, 3, 4):
+        np.random.seed(seed)
+        pictures.append(dataset[3]['inputs']['img'])
+    assert torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
+
+
+def test_one_frame_has_no_history(made, pipelines):
+    sample = train_set(made, pipelines['train'], queue_length=1)[2]
+    assert sample['inputs']['img'].shape == (6, 3, 64, 96)
+    assert sample['data_samples'].can_bus[:3].tolist() == [0, 0, 0]
+
+
+def test_a_keyframe_without_box_or_line_is_replaced(root, pipelines):
+    def empty(content):
+        infos = content['infos']
+        infos[0]['valid_flag'][:] = False
+        infos[1]['gt_map_lines'] = dict.fromkeys(infos[1]['gt_map_lines'], [])
+        # Far away: inside of the file, outside of the region.
+        infos[2]['gt_boxes'][:, 1] = 80.0
+
+    rewrite(root, empty)
+    dataset = train_set(root, pipelines['train'])
+    found = {dataset[i]['data_samples'].token for i in range(4)}
+    assert found == {'scene-0061 3'}
+    every = train_set(root, pipelines['train'], filter_empty_gt=False)
+    found = [every[i]['data_samples'].token[-1] for i in range(4)]
+    assert found == ['0', '1', '2', '3']
+    assert (
+        len(test_set(root, pipelines['test'])[1]['data_samples'].gt_map) == 0
+    )
+
+
+def test_attributes_are_filtered_with_their_boxes(root, pipelines):
+    def move(content):
+        content['infos'][0]['gt_boxes'][0, 1] = 80.0
+
+    rewrite(root, move)
+    sample = train_set(root, pipelines['train'])[0]['data_samples']
+    assert sample.gt_instances_3d.labels_3d.tolist() == [8]
+    assert sample.gt_instances_3d.attr_labels[:, 27].tolist() == [1]
+
+
+# ---- files as they are
+
+
+def test_an_official_file_is_read_as_it_is(root, pipelines):
+    before = test_set(root)[2], train_set(root, pipelines['train'])
+    rewrite(root, make_official)
+    after = test_set(root)[2], train_set(root, pipelines['train'])
+    for key in ('can_bus', 'attr_labels', 'gt_labels_3d', 'lidar2img'):
+        assert np.allclose(before[0][key], after[0][key]), key
+    boxes = [results[0]['gt_bboxes_3d'].tensor for results in (before, after)]
+    assert torch.equal(*boxes)
+    assert after[0]['img_path'] == before[0]['img_path']
+    # Its map lines come from the maps in the folder.
+    assert np.array_equal(
+        before[0]['gt_map']['pts'], after[0]['gt_map']['pts']
+    )
+    samples = []
+    for dataset in (before[1], after[1]):
+        np.random.seed(0)
+        samples.append(dataset[3])
+    images = [sample['inputs']['img'] for sample in samples]
+    assert torch.equal(*images)
+
+
+def test_pickles_of_other_numpy_versions_are_read(root):
+    """Protocol 2, as mmcv wrote it, and the module names of numpy 2."""
+    content = load_info_file(root / TRAIN, temporal=True)
+    make_official(content)
+    raw = pickle.dumps(content, protocol=2)
+    assert b'numpy.core' in raw
+    for variant in (raw, raw.replace(b'numpy.core', b'numpy._core')):
+        (root / TRAIN).write_bytes(variant)
+        assert len(test_set(root)) == 4
+
+
+def test_a_moved_folder_is_read(root, tmp_path):
+    before = test_set(root)[0]['img_path'][0]
+    other = tmp_path / 'elsewhere' / 'nuscenes'
+    shutil.move(root, other)
+    assert before == str(root / 'samples/CAM_FRONT/scene-0061_0.jpg')
+    for dataset in (test_set(other), test_set('', name=str(other / TRAIN))):
+        path = dataset[0]['img_path'][0]
+        assert path == str(other / 'samples/CAM_FRONT/scene-0061_0.jpg')
+
+
+def test_original_paths_are_found_below_data_root(root, tmp_path):
+    rewrite(root, make_official)
+    infos = tmp_path / 'infos'
+    infos.mkdir()
+    shutil.move(root / TRAIN, infos / TRAIN)
+    path = test_set(root, name=str(infos / TRAIN))[0]['img_path'][0]
+    assert path == str(root / 'samples/CAM_FRONT/scene-0061_0.jpg')
+
+
+def test_absolute_paths_serve_where_nothing_else_does(root, tmp_path):
+    def absolute(content):
+        for info in content['infos']:
+            for camera in info['cams'].values():
+                camera['data_path'] = str(root / camera['data_path'])
+
+    rewrite(root, absolute)
+    infos = tmp_path / 'infos'
+    infos.mkdir()
+    shutil.move(root / TRAIN, infos / TRAIN)
+    path = test_set(infos)[0]['img_path'][0]
+    assert path == str(root / 'samples/CAM_FRONT/scene-0061_0.jpg')
+
+
+def test_a_file_without_any_picture_is_refused(root):
+    shutil.rmtree(root / 'samples')
+    with pytest.raises(FileNotFoundError, match='set data_root to the folder'):
+        test_set(root)
+
+
+def test_scenes_stay_together_when_their_times_overlap(root):
+    val = 'vad_nuscenes_infos_temporal_val.pkl'
+    others = load_info_file(root / val, temporal=True)['infos']
+
+    def mix(content):
+        for info in others:
+            info['timestamp'] -= 3_600_100_000
+        content['infos'] = [*others[::-1], *content['infos'][::-1]]
+
+    rewrite(root, mix)
+    dataset = test_set(root)
+    tokens = [dataset.get_data_info(i)['token'] for i in range(6)]
+    first = [f'scene-0061 {i}' for i in range(4)]
+    assert tokens == ['scene-0103 0', 'scene-0103 1', *first]
+
+
+def test_a_keyframe_of_mmdet3d_1_is_read(tmp_path, pipelines):
+    path = write_keyframe(tmp_path)
+    sample = test_set('', pipelines['test'], name=str(path))[0]
+    data = sample['data_samples']
+    assert data.gt_map.pts.shape == (7, 20, 2)
+    assert data.gt_instances_3d.attr_labels.shape[1] == 34
+    train = train_set('', pipelines['train'], name=str(path))[0]
+    assert train['inputs']['img'].shape[:2] == (3, 6)
+
+
+def test_the_test_split_has_no_ground_truth(root):
+    def forget(content):
+        for info in content['infos']:
+            for key in [k for k in info if k.startswith('gt_')]:
+                del info[key]
+            del info['fut_valid_flag'], info['valid_flag']
+            del info['num_lidar_pts'], info['num_radar_pts']
+
+    rewrite(root, forget)
+    shutil.rmtree(root / 'maps')
+    results = test_set(root)[0]
+    assert len(results['gt_bboxes_3d']) == 0
+    assert not {'gt_map', 'gt_ego'} & results.keys()
+    with pytest.raises(ValueError, match='no gt_agent_fut_trajs.*create_data'):
+        train_set(root)
+
+
+def test_a_pickle_with_code_is_refused(root):
+    marker = root / 'it_ran'
+    bomb = Bomb(os.mkdir, str(marker))
+    content = dict(infos=[bomb], metadata={})
+    (root / TRAIN).write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match='mkdir, and only plain containers'):
+        test_set(root)
+    assert not marker.exists()
+
+
+# ---- map lines
+
+
+def test_map_lines_of_the_cache_file_serve_in_evaluation(root):
+    rewrite(root, make_official)
+    shutil.rmtree(root / 'maps')
+    vectors = [
+        dict(
+            pts=[[0.0, -5.0], [0.0, 5.0], [1.0, 9.0]],
+            pts_num=3,
+            cls_name='divider',
+            type=0,
+        )
+    ]
+    cached = [
+        dict(sample_token=f'scene-0061 {i}', vectors=vectors) for i in range(4)
+    ]
+    path = root / 'nuscenes_map_anns_val.json'
+    path.write_text(json.dumps(dict(GTs=cached)))
+    dataset = test_set(root, map_ann_file=path.name)
+    gt_map = dataset[0]['gt_map']
+    assert gt_map['labels'].tolist() == [0]
+    assert gt_map['lines'][0].tolist() == vectors[0]['pts']
+    path.write_text(json.dumps(dict(GTs=cached[1:])))
+    with pytest.raises(ValueError, match='no map lines for keyframe scene'):
+        test_set(root, map_ann_file=path.name)
+    path.write_text('[]')
+    with pytest.raises(ValueError, match='has another layout than VAD'):
+        test_set(root, map_ann_file=path.name)
+
+
+def test_training_without_map_is_refused(root):
+    rewrite(root, make_official)
+    shutil.rmtree(root / 'maps')
+    assert 'gt_map' not in test_set(root)[0]
+    with pytest.raises(ValueError, match='4 keyframes .* have no map lines'):
+        train_set(root)
+
+
+def test_lines_of_another_region_are_not_used(root):
+    """A region twice as long: the divider is twice as long."""
+    region = (-15.0, -60.0, -2.0, 15.0, 60.0, 2.0)
+    pts = test_set(root, pc_range=region)[0]['gt_map']['pts']
+    assert pts[0, [0, -1], 1].tolist() == [-60, 60]
+    shutil.rmtree(root / 'maps')
+    with pytest.raises(ValueError, match='region of 30 x 120 m'):
+        train_set(root, pc_range=region)
+
+
+def test_points_per_line_are_as_asked(made):
+    gt_map = test_set(made, map_fixed_ptsnum_per_line=5)[0]['gt_map']
+    assert gt_map['pts'].shape == (4, 5, 2)
+    assert gt_map['shift_pts'].shape == (4, 4, 5, 2)
+
+
+# ---- what is corrupt
+
+
+def spoil(root: Path, name: str = 'CAM_BACK/scene-0061_2.jpg') -> Path:
+    path = root / 'samples' / name
+    path.write_bytes(path.read_bytes()[:-50])
+    return path
+
+
+@pytest.mark.parametrize('damage', ['short', 'garbage', 'empty', 'absent'])
+def test_a_bad_picture_is_named(root, pipelines, damage):
+    path = spoil(root)
+    if damage == 'garbage':
+        path.write_bytes(b'\xff\xd8' + bytes(200) + b'\xff\xd9')
+    if damage == 'empty':
+        path.write_bytes(b'')
+    if damage == 'absent':
+        path.unlink()
+    message = f'picture {path} '
+    with pytest.raises(ValueError, match=message):
+        train_set(root, pipelines['train'])[2]
+    for corrupt in ('fatal', 'skip'):
+        dataset = test_set(root, pipelines['test'], corrupt=corrupt)
+        with pytest.raises(ValueError, match=message):
+            dataset[2]
+
+
+def test_training_skips_a_bad_picture_and_says_so_once(root, pipelines):
+    path = spoil(root)
+    dataset = train_set(root, pipelines['train'], corrupt='skip')
+    with pytest.warns(UserWarning, match=f'{path} is cut short') as caught:
+        found = {dataset[2]['data_samples'].token for _ in range(5)}
+    assert 'scene-0061 2' not in found
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        dataset[2]
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda info: info.pop('cams'), 'KeyError: cams'),
+        (
+            lambda info: info.update(gt_boxes=np.zeros((1, 7))),
+            r'gt_boxes has the shape \(1, 7\) for 2 boxes',
+        ),
+        (
+            lambda info: info['gt_boxes'].fill(np.nan),
+            'a number that is not finite',
+        ),
+        (
+            lambda info: info.update(can_bus=np.zeros(3)),
+            '18 numbers, found shape',
+        ),
+        (
+            lambda info: info['cams']['CAM_BACK'].update(
+                sensor2lidar_rotation=np.zeros((3, 3))
+            ),
+            'Singular matrix',
+        ),
+    ],
+)
+def test_a_bad_record_is_named_or_left_out(root, change, message):
+    rewrite(root, lambda content: change(content['infos'][1]))
+    with pytest.raises(ValueError, match=f'keyframe 1 of .*{message}'):
+        test_set(root)
+    for make in (test_set, train_set):
+        with pytest.warns(UserWarning, match=message):
+            dataset = make(root, corrupt='skip')
+        tokens = [dataset.get_data_info(i)['token'] for i in range(3)]
+        assert tokens == [f'scene-0061 {i}' for i in (0, 2, 3)]
+
+
+def test_a_file_of_bad_records_only_is_refused(root):
+    def spoil_all(content):
+        for info in content['infos']:
+            del info['ego2global_rotation']
+
+    rewrite(root, spoil_all)
+    with (
+        pytest.warns(UserWarning, match='keyframe 0 of'),
+        pytest.raises(ValueError, match='no keyframe that can be used, of 4'),
+    ):
+        test_set(root, corrupt='skip')
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(queue_length=0), 'at least 1 frame, found 0'),
+        (dict(corrupt='ignore'), "'fatal' or 'skip', found 'ignore'"),
+        (dict(map_classes=['curb']), 'names curb; VAD knows divider'),
+        (dict(pc_range=(0, -30, -2, 30, 30, 2)), 'must be symmetric'),
+        (
+            dict(pipeline=[dict(type='PadMultiViewImage', size_divisor=32)]),
+            'ends with PackVADInputs.*found PadMultiViewImage',
+        ),
+    ],
+)
+def test_options_that_cannot_serve_are_refused(made, options, message):
+    init_default_scope('mmdet3d')
+    with pytest.raises(ValueError, match=message):
+        train_set(made, **options)
+
+
+# ---- with the Runner
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_dataloader_serves_the_published_config(made, monkeypatch, workers):
+    monkeypatch.setenv('MMPRUNE_NUSCENES', str(made))
+    monkeypatch.delenv('MMPRUNE_INFOS', raising=False)
+    config = Config.fromfile(CONFIGS / 'VAD/VAD_tiny_stage_1.py')
+    init_default_scope('mmdet3d')
+    for name, count in (('train', 4), ('val', 2), ('test', 2)):
+        loader = config[f'{name}_dataloader']
+        loader.num_workers = workers
+        loader.persistent_workers = workers > 0
+        built = Runner.build_dataloader(loader, seed=0)
+        assert len(built) == count
+        batch = next(iter(built))
+        frames = (3,) if name == 'train' else ()
+        shape = (*frames, 6, 3, 64, 64)
+        assert batch['inputs']['img'][0].shape == shape
+        assert len(batch['data_samples']) == 1
+
+
+def test_samples_stay_packed_until_they_are_asked_for(made):
+    """Workers share one block of bytes, not thousands of objects."""
+    dataset = test_set(made)
+    assert dataset.data_list == []
+    assert dataset.data_bytes.dtype == np.uint8
+
+
+def test_losses_read_a_training_sample(made, monkeypatch):
+    monkeypatch.setenv('MMPRUNE_MINI_WORLD', str(made))
+    config = Config.fromfile(CONFIGS / 'VAD/VAD_nano_mini_world.py')
+    init_default_scope('mmdet3d')
+    model = MODELS.build(config.model).train()
+    np.random.seed(0)
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    data = model.data_preprocessor(pseudo_collate([dataset[2]]), True)
+    losses = model(**data, mode='loss')
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    assert losses['loss_plan_reg'] > 0
+    assert losses['loss_map_pts'] > 0
+    assert losses['loss_bbox'] > 0

@@ -1,0 +1,93 @@
+"""Turns a nuScenes folder into the info files that VAD trains on.
+
+    python tools/create_data.py nuscenes --root-path data/nuscenes \\
+        --version v1.0-mini
+
+writes vad_nuscenes_infos_temporal_{train,val}.pkl.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmprune.cli import Stages, fail_in_one_sentence  # noqa: E402
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the flags."""
+    parser = argparse.ArgumentParser(
+        description='Turn a nuScenes folder into info files of VAD.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('dataset', choices=('nuscenes',), help='the data set')
+    add('--root-path', default='data/nuscenes', help='its folder')
+    add('--out-dir', help='where the info files go; default: --root-path')
+    add('--extra-tag', default='vad_nuscenes', help='begins their names')
+    add(
+        '--version',
+        default='v1.0',
+        help='v1.0-trainval, v1.0-mini, or v1.0 for the one that is there',
+    )
+    add('--canbus', help='folder that holds can_bus; default: --root-path')
+    add(
+        '--require-canbus',
+        action='store_true',
+        help='refuse to go on without a CAN bus',
+    )
+    add('--no-map', action='store_true', help='leave the map lines out')
+    add('--max-sweeps', type=int, default=10, help='scans before each frame')
+    return parser.parse_args(argv)
+
+
+def find_can_bus(args: argparse.Namespace) -> Path | None:
+    """Returns the folder that holds ``can_bus``; None where there is none.
+
+    Raises:
+        FileNotFoundError: It is required or named, and not there.
+    """
+    folder = Path(args.canbus or args.root_path)
+    if (folder / 'can_bus').is_dir():
+        return folder
+    if args.canbus or args.require_canbus:
+        raise FileNotFoundError(
+            f'no CAN bus at {folder / "can_bus"}; unpack the CAN bus '
+            'expansion there, or name the folder that holds it as --canbus.'
+        )
+    print(
+        f'no CAN bus at {folder / "can_bus"}: speed comes from the poses, '
+        'acceleration, rotation rate and steering are zero',
+        file=sys.stderr,
+    )
+    return None
+
+
+@fail_in_one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    args = parse_args(argv)
+    # Registers nothing and needs nuscenes-devkit, which --help does not.
+    from projects.VAD import nuscenes_infos
+
+    version = nuscenes_infos.find_version(args.root_path, args.version)
+    source = nuscenes_infos.open_source(
+        args.root_path,
+        version,
+        find_can_bus(args),
+        not args.no_map,
+        args.max_sweeps,
+    )
+    splits = nuscenes_infos.split_scenes(source.nusc)
+    with Stages(sum(map(len, splits.values()))) as stage:
+        paths = nuscenes_infos.convert(
+            source, args.out_dir or args.root_path, args.extra_tag, stage
+        )
+    for split, path in paths.items():
+        print(f'wrote {path} ({len(splits[split])} scenes of {split})')
+
+
+if __name__ == '__main__':
+    main()
