@@ -1,9 +1,12 @@
 """What the command-line tools share: errors, configs, progress."""
 
+import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -38,6 +41,38 @@ def fail_in_one_sentence(main: Callable) -> Callable:
             sys.exit(2)
 
     return run
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived, as Slurm sends it before it takes a machine away."""
+
+
+@contextlib.contextmanager
+def stoppable(hint: Callable[[], str]) -> Iterator[None]:
+    """Makes SIGTERM and Ctrl-C one sentence on stderr.
+
+    The exit codes are those of a shell: 143 and 130.
+
+    Args:
+        hint: Called when it happens: what is safe and how to go on.
+    """
+
+    def stop(*_: Any) -> None:
+        raise _Terminated
+
+    # Only the main thread may set handlers.
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    try:
+        yield
+    except (KeyboardInterrupt, _Terminated) as error:
+        terminated = isinstance(error, _Terminated)
+        name, code = ('SIGTERM', 143) if terminated else ('Ctrl-C', 130)
+        print(f'stopped by {name}: {hint()}', file=sys.stderr)
+        sys.exit(code)
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def load_config(path: str, options: list[str] | None = None) -> Config:

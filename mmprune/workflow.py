@@ -380,6 +380,8 @@ def _report(
         ),
         versions=dict(mmprune=__version__, torch=torch.__version__),
     )
+    if 'main_metric' in cfg:
+        report['main_metric'] = cfg.main_metric
     shapes = {n: tuple(t.shape) for n, t in named_tensors(model).items()}
     if 'structured' in result.plans:
         report['groups'] = group_rows(result.plans['structured'], groups)

@@ -17,7 +17,7 @@ from tiny_training import (
 )
 
 from mmprune.adapters import ffn_groups
-from mmprune.hooks.gradual_choice import GradientAverages
+from mmprune.hooks.gradual_choice import GradientAverages, GradualWeights
 from mmprune.masks import mask_plan, plan_from_zeros, unpack_masks
 from mmprune.plan import PruningPlan
 from mmprune.pruners import (
@@ -211,6 +211,17 @@ def test_a_resumed_run_ends_bit_identical(tmp_path, amp_on_cpu, pruner, after):
     one, other = final(tmp_path / 'whole'), final(tmp_path / 'crashed')
     assert differing(one, other) == []
     assert one['meta'].get('masked_plan') == other['meta'].get('masked_plan')
+
+
+def test_the_plan_of_a_model_says_what_is_sparse_after_a_resume():
+    models = TinyMLP(), TinyMLP()
+    for model in models:
+        model.pruning_plan = PruningPlan((), {})
+    first, again = (GradualWeights(WeightPruner(0.5), m) for m in models)
+    first.choose(0.5)
+    assert again.load({}, first.masks)
+    assert models[0].pruning_plan.sparse
+    assert models[1].pruning_plan == models[0].pruning_plan
 
 
 def test_the_plan_of_a_masked_run_gives_the_small_model(tmp_path):

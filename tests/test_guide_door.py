@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmprune.cli import load_config
 from mmprune.datasets import CIFAR, Digits
 from mmprune.loops import IterativePruningLoop
 from mmprune.models import build_model, load_model
@@ -302,3 +303,18 @@ def test_a_gpu_that_is_not_there_is_refused():
         sweep.find_devices([97])
     if not torch.cuda.is_available():
         assert sweep.find_devices(None) == ['']
+
+
+def test_two_configs_of_one_name_do_not_share_a_folder(tmp_path, capsys):
+    for folder in 'ab':
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'x.py').touch()
+    with pytest.raises(SystemExit):
+        sweep.main([str(tmp_path / folder / 'x.py') for folder in 'ab'])
+    assert 'two configs have one name' in capsys.readouterr().err
+
+
+def test_the_embeddings_are_resized_by_an_option():
+    path = ROOT / 'projects/configs/vit/vit_small_cifar100_rsst_70p.py'
+    cfg = load_config(str(path), ['model.pretrained.resize=True'])
+    assert cfg.model.pretrained.resize and cfg.model.pretrained.source

@@ -196,5 +196,14 @@ def test_accuracy_counts_the_rank_of_the_right_class():
         'Acc@1': pytest.approx(100 / 3),
         'Acc@2': pytest.approx(200 / 3),
     }
+    # neither an exploded network nor one that says nothing is right
+    metric.process(
+        None,
+        [
+            dict(pred_scores=torch.full((3,), value), gt_label=label)
+            for value, label in ((float('nan'), 0), (0.5, 0), (0.5, 1))
+        ],
+    )
+    assert metric.results == [3, 0, 1]
     with pytest.raises(ValueError, match='topk counts from 1'):
         Accuracy(topk=(0,))

@@ -464,6 +464,23 @@ def test_the_rewind_point_may_lie_inside_the_first_round(tmp_path):
     assert not torch.equal(seen.starts[0]['weights'][name], after_one[name])
 
 
+def test_an_init_file_is_where_training_starts_not_where_it_rewinds(tmp_path):
+    path = tmp_path / 'init.pth'
+    options = dict(prune_type='rewind_lt', rewind_epoch=1, init=str(path))
+    _, first = train(config(tmp_path / 'a', **options), kill_at=9)
+    name = 'head.weight'
+    written = load_checkpoint_file(path)['state_dict'][name]
+    assert torch.equal(written, first.starts[0]['weights'][name])
+    cfg = config(tmp_path / 'b', **options)
+    train(cfg, kill_at=9)
+    path.unlink()
+    cfg.resume = True
+    _, seen = train(cfg)
+    after_one = load_checkpoint_file(tmp_path / 'b' / 'epoch_1.pth')
+    start = seen.starts[2]['weights'][name]
+    assert torch.equal(start, after_one['state_dict'][name])
+
+
 def test_an_init_file_is_written_once_and_read_by_the_next_run(tmp_path):
     path = tmp_path / 'inits' / 'init.pth'
     _, first = train(config(tmp_path / 'a', init=str(path)), kill_at=1)
@@ -537,6 +554,20 @@ def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path, amp_on_cpu):
         for one, two in zip(whole['rounds'], again['rounds'], strict=True):
             for key in ('layers', 'metrics', 'residual'):
                 assert one[key] == two[key]
+
+
+@pytest.mark.parametrize('criteria', ['act_l1', 'saliency'])
+def test_units_are_scored_on_the_same_batch_after_a_kill(tmp_path, criteria):
+    options = dict(criteria=criteria, pruning_times=2)
+    train(config(tmp_path / 'whole', **options))
+    cfg = config(tmp_path / 'killed', **options)
+    # the checkpoint of round 0 is written, its units are not chosen yet
+    train(cfg, kill_epoch=1)
+    cfg.resume = True
+    train(cfg)
+    expected, found = final(tmp_path / 'whole'), final(tmp_path / 'killed')
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
 
 
 def test_resuming_with_other_options_is_refused(tmp_path):

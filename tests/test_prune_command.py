@@ -50,6 +50,7 @@ def test_all_files_are_written_under_the_names_of_the_guide(files):
         'tiny_structured_pruned.pth',
         'tiny_structured_pruned.py',
         'plan.json',
+        'report.html',
         'report.json',
         'report.md',
     }
@@ -306,9 +307,7 @@ def fails(capsys, files, *flags):
         (['--device', 'cpu:foo'], 'must be cpu or cuda'),
         (['--output-dir', ''], '--output-dir is empty'),
         (['--cfg-options', 'model.foo=1'], 'cannot be built'),
-        (['--fine-tune', '--retrain'], 'this version prunes only'),
-        (['--gpus', '3'], '--gpus 3'),
-        (['--launcher', 'pytorch'], '--launcher pytorch'),
+        (['--retrain'], '--retrain goes with --fine-tune'),
         (['--cfg-options', 'width'], 'takes KEY=VALUE'),
         (['--cfg-options', 'pruning.type=mmprune.Nobody'], 'Nobody'),
     ],

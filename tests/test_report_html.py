@@ -185,6 +185,16 @@ def test_resumed_runs_are_joined_and_the_later_one_holds(tmp_path):
     assert run.train['loss'].values == [11, 12, 23, 24, 25]
 
 
+def test_a_training_begun_anew_does_not_show_the_older_metrics(tmp_path):
+    older = [iteration(1, 2.0), iteration(2, 1.0), dict(mAP=0.3, step=2)]
+    write_log(tmp_path, '20260101_000000', older)
+    write_log(tmp_path, '20260102_000000', [iteration(3, 1.0)])
+    assert read_runs(tmp_path)[0].val['mAP'].values == [0.3]
+    write_log(tmp_path, '20260103_000000', [iteration(1, 9.0)])
+    (run,) = read_runs(tmp_path)
+    assert run.train['loss'].values == [9.0] and not run.val
+
+
 def test_a_line_that_is_cut_off_is_left_out(tmp_path):
     write_log(tmp_path, '20260101_000000', [iteration(1, 2.0)])
     log = tmp_path / '20260101_000000/vis_data/20260101_000000.json'
@@ -237,6 +247,15 @@ def test_values_of_very_different_size_go_on_a_logarithmic_axis():
 def test_a_constant_and_a_point_alone_can_be_drawn():
     assert paths(line_chart([Line('a', [3], [0.0])], 'x', 'y'), 'dots')
     assert 'nan' not in line_chart([Line('a', [1, 2], [5, 5])], 'x', 'y')
+
+
+@pytest.mark.parametrize(
+    'values', [(0.3, 0.1 + 0.2), (1.0000001, 1.0000002), (1e9, 1e9 + 3)]
+)
+def test_values_that_hardly_differ_can_be_drawn(values):
+    svg = line_chart([Line('a', [1, 2], values)], 'x', 'y')
+    heights = [float(y) for y in re.findall(r' ([\d.]+)', *paths(svg, 'line'))]
+    assert len(heights) == 2 and all(12 <= y <= 240 for y in heights)
 
 
 def test_a_long_line_is_thinned_to_means():
@@ -473,6 +492,15 @@ def test_a_metric_is_drawn_beside_the_dense_model(tmp_path):
     text = Page(render(folder)).text
     assert 'mAP, evaluated' in text and 'dense model' in text
     assert 'iteration mAP dense model 1 0.3 0.5 2 0.4 0.5' in text
+
+
+def test_a_single_evaluation_is_listed_once(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    log = [iteration(1, 2.0), dict(mAP=0.3, step=1)]
+    write_log(folder / 'fine_tuned', '20260101_000000', log)
+    text = Page(render(folder)).text
+    assert 'mAP dense model 1 0.3 0.5' in text
+    assert text.count('1 0.3 0.5') == 1
 
 
 def test_of_many_losses_the_largest_are_drawn(tmp_path):

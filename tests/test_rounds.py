@@ -183,6 +183,7 @@ def test_the_penalty_of_the_guide():
         (dict(rewind_epoch=1), "needs prune_type='rewind_lt'"),
         (dict(prune_type='rewind_lt', rewind_epoch=3), 'has 2 epochs'),
         (dict(allow_regrowth=True, criteria='remain'), "'magnitude' or 'l2'"),
+        (dict(allow_regrowth=True, rewind=False), 'gives units'),
         (dict(vit_structured=False, fillback_rate=0.5), 'single weights'),
     ],
 )
@@ -264,6 +265,16 @@ def test_masks_are_nested_unless_regrowth_is_allowed():
         assert sum(map(len, (later['a.mlp'], later['b.mlp']))) == 3
 
 
+def test_masks_are_nested_where_a_criterion_is_negative():
+    rounds = UnitRounds(groups(), options(rate=0.5))
+    first = rounds.choose(None, scores(a_mlp=[-9, 5, 6]), 1)
+    rounds.begin(first)
+    later = rounds.choose(
+        None, scores(a_mlp=[9, -7, -8], b_mlp=[-5, -6, -7]), 2
+    )
+    assert first['a.mlp'] == [0] and 0 in later['a.mlp']
+
+
 def test_the_counts_follow_the_schedule_after_each_event():
     asked = options(rate=0.7, mlp_prune_ratio=0.6, pruning_times=6)
     rounds = UnitRounds(
@@ -305,6 +316,13 @@ def test_only_the_target_is_pruned():
     } == {'neuron'}
     with pytest.raises(ValueError, match="'head' fits none of the 1 groups"):
         UnitRounds(groups()[1:2], options(vit_prune_target='head'))
+
+
+def test_a_model_without_heads_to_prune_is_not_pruned_by_half():
+    found = [g for g in groups() if g.granularity == 'neuron']
+    with pytest.raises(ValueError, match="set vit_prune_target='mlp'"):
+        UnitRounds(found, options())
+    assert UnitRounds(found, options(vit_prune_target='mlp')).groups == found
 
 
 def test_a_ratio_that_would_empty_a_layer_is_refused_at_the_start():

@@ -3,6 +3,7 @@
 Configs name it by ``custom_imports``, as a user's own project would be.
 """
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -47,8 +48,16 @@ IMAGE = torch.linspace(-1, 1, 3 * 12 * 12).view(1, 3, 12, 12)
 class TinyModel(BaseModel):
     """Convolutions with norms, a linear branch, and a frozen stem."""
 
-    def __init__(self, width: int, data_preprocessor=None) -> None:
+    def __init__(
+        self,
+        width: int,
+        data_preprocessor=None,
+        norm_eval: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__(data_preprocessor)
+        self.norm_eval = norm_eval
+        self.dropout = nn.Dropout(dropout)
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.stem.requires_grad_(False)
         self.one = nn.Conv2d(width, 2 * width, 3, padding=1)
@@ -61,12 +70,18 @@ class TinyModel(BaseModel):
             nn.Linear(width, 8), nn.LayerNorm(8), nn.Linear(8, 2)
         )
 
+    def train(self, mode=True):
+        """Leaves the statistics of the norm alone on request."""
+        super().train(mode)
+        self.norm.train(mode and not self.norm_eval)
+        return self
+
     def forward(self, inputs, data_samples=None, mode='tensor'):
         """Returns logits, predictions or the loss."""
         if isinstance(inputs, list):
             inputs = torch.stack(inputs)
         x = self.norm(self.one(self.stem(inputs).relu())).relu()
-        x = self.two(x).relu().mean((2, 3))
+        x = self.dropout(self.two(x).relu().mean((2, 3)))
         outs = {'classes': self.branch(x), 'scores': self.scored(x)}
         if mode == 'loss':
             target = torch.zeros(len(inputs), dtype=torch.long)
@@ -116,15 +131,47 @@ class TinyFamily:
 
 @DATASETS.register_module()
 class TinyImages(BaseDataset):
-    """Three images."""
+    """A few images, with noise on request; from a folder if one is named."""
+
+    def __init__(self, count=3, noise=0.0, folder=None, **kwargs):
+        self.count, self.noise, self.folder = count, noise, folder
+        super().__init__(**kwargs)
 
     def load_data_list(self):
         """Returns their numbers."""
-        return [{'number': i} for i in range(3)]
+        if self.folder is not None:
+            list(Path(self.folder).iterdir())
+        return [{'number': i} for i in range(self.count)]
 
     def prepare_data(self, idx):
         """Returns one image."""
-        return {'inputs': IMAGE[0] * (idx + 1), 'data_samples': idx}
+        image = IMAGE[0] * (idx + 1)
+        image = image + self.noise * torch.rand_like(image)
+        return {'inputs': image, 'data_samples': idx}
+
+
+@METRICS.register_module()
+class TinyParts(BaseMetric):
+    """Mean and maximum of the logits, as asked for."""
+
+    known = ('mean', 'most')
+
+    def __init__(self, parts=known, collect_dir=None) -> None:
+        super().__init__(collect_dir=collect_dir)
+        if not set(parts) <= set(self.known):
+            known = ', '.join(self.known)
+            raise ValueError(f'parts are {known}, found {parts}')
+        self.parts = parts
+
+    def process(self, data_batch, data_samples):
+        """Keeps the logits."""
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results):
+        """Returns what was asked for."""
+        logits = torch.stack(results)
+        found = dict(mean=logits.mean().item(), most=logits.max().item())
+        return {part: found[part] for part in self.parts}
 
 
 @METRICS.register_module()
@@ -147,8 +194,14 @@ def write_config(folder: Path, text: str = CONFIG) -> Path:
     return path
 
 
-def write_checkpoint(folder: Path, **meta) -> Path:
-    """Writes a checkpoint of a model with lively weights."""
+def write_checkpoint(folder: Path, momentum: bool = False, **meta) -> Path:
+    """Writes a checkpoint of a model with lively weights.
+
+    Args:
+        folder: Where.
+        momentum: Whether an optimizer comes with it, as training leaves it.
+        meta: Of the checkpoint.
+    """
     torch.manual_seed(1)
     model = TinyModel(16)
     for module in model.modules():
@@ -156,5 +209,15 @@ def write_checkpoint(folder: Path, **meta) -> Path:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.running_mean)
     path = folder / 'dense.pth'
-    torch.save({'meta': meta, 'state_dict': model.state_dict()}, path)
+    checkpoint = {'meta': meta, 'state_dict': model.state_dict()}
+    if momentum:
+        sgd = torch.optim.SGD(model.parameters(), lr=7.0, momentum=0.9)
+        for param in model.parameters():
+            if param.requires_grad:
+                param.grad = torch.randn_like(param)
+        state = copy.deepcopy(model.state_dict())
+        sgd.step()
+        checkpoint['optimizer'] = sgd.state_dict()
+        checkpoint['state_dict'] = state
+    torch.save(checkpoint, path)
     return path

@@ -122,6 +122,14 @@ def main(argv: list[str] | None = None) -> None:
         if not Path(config).is_file():
             raise ValueError(f'no config at {config}')
     runs = [(c, Path(args.work_dir) / Path(c).stem) for c in args.configs]
+    if len({folder for _, folder in runs}) < len(runs):
+        raise ValueError(
+            'two configs have one name, and with it one folder; run them '
+            'with two --work-dir'
+        )
+    for config, folder in runs:
+        if finished(folder):
+            print(f'{config} is finished and left alone: {folder}', flush=True)
     waiting = [(c, f) for c, f in runs if not finished(f)]
     failed = sweep(waiting, find_devices(args.gpu_ids), args.cfg_options)
     done = [str(folder) for _, folder in runs if finished(folder)]

@@ -6,6 +6,7 @@ A pruned checkpoint carries its plan, so the ORIGINAL config is enough.
 """
 
 import argparse
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mmengine.model import is_model_wrapper  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
+from mmengine.registry import METRICS, init_default_scope  # noqa: E402
 
+from mmprune import launch, training  # noqa: E402
 from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.compat import load_checkpoint_file, trust_checkpoints  # noqa: E402
 from mmprune.models import as_pruned, load_weights  # noqa: E402
@@ -35,10 +37,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--out', help='pickle file for the predictions')
     add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in mmengine')
     add(
-        '--launcher',
-        choices=('none', 'pytorch', 'slurm', 'mpi'),
-        default='none',
+        '--eval',
+        nargs='+',
+        metavar='NAME',
+        help='parts of the evaluation, as bbox or map (default: all)',
     )
+    add('--tmpdir', help='where several processes collect their results')
+    add('--launcher', choices=launch.LAUNCHERS, default='none')
     add('--local-rank', '--local_rank', type=int, default=0)
     add('--trust-checkpoint', action='store_true')
     args = parser.parse_args(argv)
@@ -57,11 +62,16 @@ def main(argv: list[str] | None = None) -> dict:
                 f'{args.config} has no `{key}`, so there is nothing to test '
                 'on; add it to the config'
             )
-    cfg.launcher = args.launcher
+    say = print if launch.is_first() else (lambda _: None)
+    cfg.launcher = launch.choose_launcher(args.launcher, 1, say)
     stem = Path(args.config).stem
     cfg.work_dir = args.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
     if args.ann_file:
         point_at(cfg, args.ann_file)
+    if args.eval:
+        choose_parts(cfg, args.eval)
+    if args.tmpdir:
+        collect_in(cfg, args.tmpdir)
     if args.out:
         cfg.test_evaluator = [
             *as_list(cfg.test_evaluator),
@@ -74,7 +84,9 @@ def main(argv: list[str] | None = None) -> dict:
     if checkpoint_plan(checkpoint) is not None:
         cfg.model = as_pruned(cfg.model, args.checkpoint)
     cfg.load_from = args.checkpoint
-    runner = Runner.from_cfg(cfg)
+    dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
+    launch.start(cfg.launcher, dist_cfg, say)
+    runner = training.runner_for(cfg)
     # The Runner only warns where keys or shapes differ, and would test
     # random weights.
     load_weights(unwrapped(runner.model), checkpoint, args.checkpoint)
@@ -89,6 +101,47 @@ def unwrapped(model):
 def as_list(value: dict | list) -> list:
     """Returns a config that may hold one or several entries as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def choose_parts(cfg, names: list[str]) -> None:
+    """Leaves of the evaluators only the named parts.
+
+    Raises:
+        ValueError: If no evaluator has parts.
+    """
+    chosen = []
+    for entry in as_list(cfg.test_evaluator):
+        if 'parts' in arguments(cfg, entry):
+            chosen.append({**entry, 'parts': names})
+    if not chosen:
+        kinds = [entry['type'] for entry in as_list(cfg.test_evaluator)]
+        raise ValueError(
+            f'--eval {" ".join(names)}: {", ".join(kinds)} of the config has '
+            'no parts to choose from; leave --eval out'
+        )
+    cfg.test_evaluator = chosen
+
+
+def collect_in(cfg, folder: str) -> None:
+    """Lets the processes hand over their results through files."""
+    # mmengine deletes the folder afterwards, which may be the user's own.
+    inside = os.path.join(folder, 'mmprune_results')
+    cfg.test_evaluator = [
+        {**entry, 'collect_dir': inside}
+        if 'collect_dir' in arguments(cfg, entry)
+        else entry
+        for entry in as_list(cfg.test_evaluator)
+    ]
+
+
+def arguments(cfg, entry: dict) -> set[str]:
+    """Returns the names that the class of an evaluator takes."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with METRICS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(entry['type'])
+    if kind is None:
+        raise ValueError(f'{entry["type"]} is no registered metric')
+    return set(inspect.signature(kind).parameters)
 
 
 def point_at(cfg, ann_file: str) -> None:

@@ -72,7 +72,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add('config', help='config with a test_dataloader')
     add('checkpoint', nargs='?', help='dense or pruned checkpoint')
     add('--dense', help='checkpoint of the dense model, for comparison')
-    add('--ann-file', help="mmdet3d info file, instead of the config's")
+    add('--ann-file', help="info file instead of the config's")
     add(
         '--out',
         default='vad.png',

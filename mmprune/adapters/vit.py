@@ -13,7 +13,9 @@ def vit_groups(model: nn.Module) -> Iterator[PruneGroup]:
     """Yields heads and neurons of every timm ``Attention`` and ``Mlp``."""
     for path, module in model.named_modules():
         kind = type(module).__name__
-        if kind == 'Attention' and hasattr(module, 'qkv'):
+        # BEiT's attention of the same name has biases and tables of its own.
+        fused = hasattr(module, 'qkv') and hasattr(module, 'head_dim')
+        if kind == 'Attention' and fused:
             yield _heads(path, module)
         elif kind == 'Mlp' and hasattr(module, 'fc1'):
             yield _neurons(path, module)

@@ -50,10 +50,7 @@ class GradualWeights:
             bits = mask.to(torch.uint8)
             broadcast(bits)
             mask.copy_(bits.bool())
-        plan = getattr(self._model, 'pruning_plan', None)
-        if plan is not None:
-            sparse = {**plan.sparse, **self._sparse()}
-            self._model.pruning_plan = dataclasses.replace(plan, sparse=sparse)
+        self._tell_plan()
 
     def count(self) -> tuple[int, int]:
         """Returns how many weights are gone, and of how many."""
@@ -73,7 +70,15 @@ class GradualWeights:
             for name, mask in masks.items()
             if name in self._weights
         }
+        self._tell_plan()
         return bool(self.masks)
+
+    def _tell_plan(self) -> None:
+        """Says in the model's own plan, if it has one, what is sparse."""
+        plan = getattr(self._model, 'pruning_plan', None)
+        if plan is not None:
+            sparse = {**plan.sparse, **self._sparse()}
+            self._model.pruning_plan = dataclasses.replace(plan, sparse=sparse)
 
     def _sparse(self) -> dict[str, str]:
         return dict.fromkeys(self.masks, 'unstructured')

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from mmengine.dist import barrier, broadcast_object_list
-from mmengine.hooks import EMAHook
+from mmengine.hooks import DistSamplerSeedHook, EMAHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 from torch import Tensor, nn
 
 from ..registry import FUNCTIONS, LOOPS
@@ -41,9 +41,8 @@ class IterativePruningLoop(EpochBasedTrainLoop):
     Args:
         runner: The Runner.
         dataloader: Training data, or its config.
-        init: File of the rewind point: read if it is there, else written
-            from the weights at the start. ``None`` keeps it in the work
-            directory.
+        init: File of the weights at the start: read if it is there, else
+            written. The run keeps its rewind point in the work directory.
         groups: Name of the registered function that yields the groups.
         val_begin: As in mmengine.
         val_interval: As in mmengine; the end of a round is always validated.
@@ -300,7 +299,7 @@ class IterativePruningLoop(EpochBasedTrainLoop):
             'act_l2',
             'saliency',
         ):
-            batch = next(iter(self.dataloader))
+            batch = self._batch()
         scores = unit_scores(
             self.model,
             self.rounds.groups,
@@ -312,6 +311,18 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         if self.options.allow_regrowth:
             self._score_by_rewind_point(scores)
         return self.rounds.choose(self.model, scores, event)
+
+    def _batch(self) -> Any:
+        """The same batch in a run that goes on from here; no dropout on it.
+
+        A resumed run has neither the random state nor the order of the
+        images that the last epoch left.
+        """
+        runner = self.runner
+        runner.model.eval()
+        set_random_seed(runner.seed + runner.epoch, diff_rank_seed=True)
+        DistSamplerSeedHook().before_train_epoch(runner)
+        return next(iter(self.dataloader))
 
     def _score_by_rewind_point(self, scores: dict[str, Tensor]) -> None:
         first = weight_scores(

@@ -16,8 +16,9 @@ class RewindFile:
 
     Args:
         runner: The Runner.
-        init: File of the user: read if it is there, else written. ``None``
-            keeps the point in the work directory.
+        init: File of the user with the weights at the start: read if it is
+            there, else written. The run never reads it again: another run
+            may share it, and ``rewind_lt`` rewinds to other weights.
 
     Attributes:
         point: The weights, ``None`` until they are taken or read.
@@ -31,8 +32,6 @@ class RewindFile:
     @property
     def path(self) -> Path:
         """Where the point is kept."""
-        if self.given is not None:
-            return self.given
         return Path(self.runner.work_dir) / 'rewind_point.pth'
 
     @property
@@ -64,7 +63,7 @@ class RewindFile:
             for average in averages:
                 average.module.load_state_dict(point.weights)
             pretrained = True
-            self.runner.logger.info(f'rewind point read from {self.given}')
+            self.runner.logger.info(f'first weights read from {self.given}')
         elif self.runner._load_from is not None:
             pretrained = True
         if insist and not pretrained:
@@ -73,20 +72,26 @@ class RewindFile:
                 'were given; set model.pretrained, load_from or '
                 'train_cfg.init'
             )
+        # No rank looks for the file after another has written it.
+        barrier()
+        if self.given is not None and not self.given.is_file():
+            self._write(RewindPoint.of(model), self.given, 0)
 
     def take(self, model: nn.Module, epoch: int) -> None:
         """Makes the present weights the rewind point, and writes them."""
         self.point = RewindPoint.of(model)
-        there = self.given is not None and self.given.is_file()
-        if is_main_process() and not there:
-            self.point.save(
-                self.path, dict(cfg=self.runner.cfg.pretty_text, epoch=epoch)
+        self._write(self.point, self.path, epoch)
+        barrier()
+
+    def _write(self, point: RewindPoint, path: Path, epoch: int) -> None:
+        if is_main_process():
+            point.save(
+                path, dict(cfg=self.runner.cfg.pretty_text, epoch=epoch)
             )
             self.runner.logger.info(
-                f'rewind point of epoch {epoch} written to {self.path}, '
-                f'sha256 {self.checksum[:16]}'
+                f'weights of epoch {epoch} written to {path}, '
+                f'sha256 {point.checksum[:16]}'
             )
-        barrier()
 
     def load(self, checksum: str) -> None:
         """Reads the point that a resumed run began with.

@@ -54,7 +54,7 @@ def ship(
         dense=_row(masked, inputs, latency_runs, dense=True),
         structured=_row(pruned, inputs, latency_runs),
     )
-    if not plan.groups:
+    if not loop.options.vit_structured:
         rows['unstructured'] = rows.pop('structured')
     _save(loop, pruned, plan, folder / 'pruned.pth')
     plan.save(folder / 'plan.json')

@@ -38,7 +38,10 @@ class Accuracy(BaseMetric):
         """
         for sample in data_samples:
             scores, label = sample['pred_scores'], int(sample['gt_label'])
-            self.results.append(int((scores > scores[label]).sum()))
+            # Of equal scores the first is the prediction; NaN is never right.
+            ahead = ~(scores <= scores[label])
+            ahead[:label] |= scores[:label] == scores[label]
+            self.results.append(int(ahead.sum()))
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
         """Returns the accuracies of all predictions."""

@@ -60,8 +60,8 @@ def _metric_charts(run: Run, report: Mapping) -> list[dict | None]:
         shown = {name: run.val[name]}
         if isinstance(dense.get(name), int | float):
             steps = run.val[name].steps
-            level = [dense[name]] * 2
-            shown['dense model'] = Series([min(steps), max(steps)], level)
+            ends = sorted({min(steps), max(steps)})
+            shown['dense model'] = Series(ends, [dense[name]] * len(ends))
         charts.append(_chart(f'{name}, evaluated', name, shown, x_label))
     return charts
 

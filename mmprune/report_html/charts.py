@@ -15,6 +15,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 494, 12, 240
 _LOG_RANGE = 50
 # A line of few points shows them.
 _DOTTED = 20
+# Values that differ by less than this, relatively, are a constant.
+_DUST = 1e-9
 
 
 class Line(NamedTuple):
@@ -180,7 +182,7 @@ def _upright(values: list[float], log: bool) -> Axis:
 
 def _widened(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    if low < high:
+    if high - low > _DUST * max(abs(low), abs(high)):
         return low, high
     margin = (abs(low) or 1) / 2
     return low - margin, high + margin
@@ -190,7 +192,7 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers around the range, without the dust of additions."""
     step = _round_step((high - low) / count)
     first, last = math.floor(low / step), math.ceil(high / step)
-    return [float(f'{i * step:.6g}') for i in range(first, last + 1)]
+    return [float(f'{i * step:.12g}') for i in range(first, last + 1)]
 
 
 def _round_step(step: float) -> float:

@@ -47,7 +47,10 @@ def read_runs(folder: Path) -> list[Run]:
         for data in sorted(starts, key=lambda p: p.parent.name):
             records = list(_records(data))
             # Only a training iteration is logged with its number.
-            train = _join(train, [r for r in records if 'iter' in r])
+            newer = [r for r in records if 'iter' in r]
+            if train and newer and newer[0]['step'] <= train[0]['step']:
+                val = []  # begun anew: those are of another model
+            train = _join(train, newer)
             val = _join(val, [r for r in records if 'iter' not in r])
         if train or val:
             name = work_dir.relative_to(folder).as_posix()

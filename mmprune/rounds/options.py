@@ -222,6 +222,12 @@ class RoundOptions:
                 "weights; use criteria='magnitude' or 'l2', found "
                 f'{self.criteria!r}'
             )
+        if self.allow_regrowth and not self.rewind:
+            raise ValueError(
+                'allow_regrowth gives units that come back their values at '
+                'the rewind point, and rewind=False does not go there; leave '
+                'one of them out'
+            )
         if not self.vit_structured and (
             self.criteria != 'magnitude'
             or self.vit_prune_target != 'both'

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..allocation import keep_after, removal_order
@@ -45,6 +46,13 @@ class UnitRounds:
                 f'vit_prune_target={options.vit_prune_target!r} fits none of '
                 f'the {len(groups)} groups of the model'
             )
+        found = {g.granularity for g in self.groups} & {'head', 'neuron'}
+        if options.vit_prune_target == 'both' and len(found) == 1:
+            target = 'head' if found == {'head'} else 'mlp'
+            raise ValueError(
+                f"vit_prune_target='both', but only {found.pop()}s of the "
+                f'model can be pruned; set vit_prune_target={target!r}'
+            )
         self.gone: Units = {g.name: [] for g in self.groups}
         self.going: Units = {g.name: [] for g in self.groups}
         self._check_reachable()
@@ -85,8 +93,9 @@ class UnitRounds:
     def _ranked(self, group: PruneGroup, scores: dict[str, Tensor]) -> Tensor:
         score = scores[group.name].clone()
         if not self.options.allow_regrowth:
-            # Scores are not negative: what is gone goes first again.
-            score[self.gone[group.name]] = -1
+            # What is gone goes first again; a registered criterion may give
+            # negative scores to others.
+            score[self.gone[group.name]] = torch.finfo(score.dtype).min
         return score
 
     def _parts(

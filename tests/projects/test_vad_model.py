@@ -178,6 +178,13 @@ def test_a_new_scene_starts_without_memory(model):
     assert torch.equal(plan_of(model, 1, frame(1, 'b')), alone)
 
 
+def test_an_evaluation_starts_without_memory(model):
+    first = plan_of(model, 0, frame(0))
+    plan_of(model, 1, frame(1))
+    model.eval()
+    assert torch.equal(plan_of(model, 0, frame(0)), first)
+
+
 def test_memory_is_not_in_the_state_dict(model):
     before = list(model.state_dict())
     plan_of(model, 0, frame())

@@ -62,11 +62,11 @@ def _add_run_flags(add) -> None:
     add('--seed', type=int, default=0)
     add('--workers', type=int, default=4)
     add('--print_freq', type=int, default=50, help='iterations')
-    add('--init', help='rewind point: read if it is there, else written')
+    add('--init', help='first weights: read if there, else written')
     add('--vit_pretrained', action='store_true', help='ImageNet weights')
     add('--pretrained_file', help='where they are; else timm is asked')
     add('--save_dir', help='where checkpoints and logs go')
-    add('--exp_name', help='name of the run, also for WandB')
+    add('--exp_name', help='name of the run in its logs and results')
     add('--resume', action='store_true', help='go on in save_dir')
     add(
         '--cfg-options',

@@ -1,0 +1,312 @@
+"""From the config of the dense model to the one that trains a pruned one."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..hooks.atomic_file import write_whole
+
+# The checkpoint that a training folder starts from; it carries weights, plan
+# and, to fine-tune, the optimizer's state.
+START = 'start.pth'
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a pruned model is trained.
+
+    Args:
+        folder: Where, inside the folder of the run.
+        lr_factor: The config's learning rate times this is the new one.
+        warmup: Iterations of linear warm-up.
+        carry_on: Whether epoch and optimizer state of the dense checkpoint
+            are carried on.
+    """
+
+    folder: str
+    lr_factor: float
+    warmup: int
+    carry_on: bool
+
+
+FINE_TUNE = Recipe('fine_tuned', 0.1, 500, carry_on=True)
+RETRAIN = Recipe('retrained', 0.5, 1000, carry_on=False)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is.
+
+    Args:
+        epochs: Epochs of this run.
+        epoch_length: Iterations of one, on each rank.
+        first: Epochs that the checkpoint has behind it.
+    """
+
+    epochs: int
+    epoch_length: int
+    first: int = 0
+
+
+def check_trainable(cfg: Config) -> None:
+    """Refuses a config that this workflow cannot train.
+
+    Raises:
+        ValueError: If something is missing or of another kind.
+    """
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise ValueError(
+                f'{cfg.filename} has no `{key}`, so nothing can be trained; '
+                'give a config with training data, or leave --fine-tune out'
+            )
+    optimizer = cfg.optim_wrapper.get('optimizer')
+    if not isinstance(optimizer, dict) or 'lr' not in optimizer:
+        raise ValueError(
+            f'{cfg.filename} has no single `optim_wrapper.optimizer.lr`, '
+            'which fine-tuning and retraining scale; give one optimizer '
+            'with its learning rate'
+        )
+    if not cfg.train_cfg.get('by_epoch', True) or str(
+        cfg.train_cfg.get('type')
+    ).endswith('IterBasedTrainLoop'):
+        raise ValueError(
+            f'{cfg.filename} trains by iterations, --fine-tune-epochs counts '
+            'epochs; give it train_cfg = dict(by_epoch=True, max_epochs=...)'
+        )
+
+
+def training_config(
+    cfg: Config,
+    recipe: Recipe,
+    length: Length,
+    say: Callable[[str], None] = print,
+) -> Config:
+    """Returns the config of a run that trains a pruned model.
+
+    It stands alone. Paths of the run's own files begin with
+    ``{{ fileDirname }}``, so they are found beside the written text and the
+    folder may move.
+
+    Args:
+        cfg: Config of the dense model; it is left as it is.
+        recipe: Fine-tune or retrain.
+        length: How long.
+        say: Called with a line when something is not as asked for.
+    """
+    new = copy.deepcopy(cfg)
+    start = '{{ fileDirname }}/' + START
+    new.model = dict(
+        type='mmprune.PrunedModel', model=cfg.model.to_dict(), plan=start
+    )
+    if cfg.get('data_preprocessor') is not None:
+        new.model['data_preprocessor'] = cfg.data_preprocessor
+    new.load_from = start
+    new.resume = recipe.carry_on
+    new.work_dir = '{{ fileDirname }}'
+    before = new.train_cfg.get('max_epochs', length.epochs)
+    new.train_cfg.max_epochs = length.first + length.epochs
+    new.optim_wrapper.optimizer.lr *= recipe.lr_factor
+    schedulers = new.get('param_scheduler') or []
+    if isinstance(schedulers, dict):
+        schedulers = [schedulers]
+    new.param_scheduler = schedule(
+        schedulers, recipe, length, length.epochs / before, say
+    )
+    _name_imports(new)
+    new.pop('pruning', None)
+    return new
+
+
+def schedule(
+    schedulers: list[dict],
+    recipe: Recipe,
+    length: Length,
+    stretch: float,
+    say: Callable[[str], None] = print,
+) -> list[dict]:
+    """Returns the schedulers of a run: a warm-up, and the config's others.
+
+    All steps count from the start of the run, also when epochs are carried
+    on: schedulers of mmengine count their own steps.
+
+    Args:
+        schedulers: Those of the config.
+        recipe: Gives the warm-up and the factor of learning rates.
+        length: Of the run.
+        stretch: Epochs of the run over those of the config.
+        say: Called with a line when the warm-up is shortened.
+    """
+    iterations = length.epochs * length.epoch_length
+    factor = 1 / 3
+    rest = []
+    for scheduler in schedulers:
+        if _is_warmup(scheduler):
+            factor = scheduler.get('start_factor', factor)
+        else:
+            rest.append(_stretched(scheduler, stretch, recipe, length))
+    steps = min(recipe.warmup, iterations // 2)
+    if steps < recipe.warmup:
+        say(
+            f'the warm-up of {recipe.warmup} iterations is shortened to '
+            f'{steps}: the run has only {iterations}'
+        )
+    # With fewer than two steps mmengine's LinearLR never leaves the first.
+    if steps < 2:
+        return rest
+    warmup = dict(
+        type='LinearLR',
+        start_factor=factor,
+        by_epoch=False,
+        begin=0,
+        end=steps,
+    )
+    return [warmup, *rest]
+
+
+def _is_warmup(scheduler: dict) -> bool:
+    """Whether it raises the rate at the start of a training."""
+    return (
+        scheduler.get('type') in ('LinearLR', 'ConstantLR')
+        and scheduler.get('begin', 0) == 0
+        and scheduler.get('end_factor', 1.0) == 1.0
+        and 'end' in scheduler
+    )
+
+
+def _stretched(
+    scheduler: dict, stretch: float, recipe: Recipe, length: Length
+) -> dict:
+    new = dict(scheduler)
+    total = length.epochs
+    if not new.get('by_epoch', True):
+        total *= length.epoch_length
+    for key in ('begin', 'T_max', 'step_size', 'total_steps', 'total_iters'):
+        if new.get(key):
+            new[key] = max(1, round(new[key] * stretch))
+    if 'milestones' in new:
+        new['milestones'] = [
+            max(1, round(m * stretch)) for m in new['milestones']
+        ]
+    end = scheduler.get('end')
+    new['end'] = total if end is None else max(1, round(end * stretch))
+    for key in ('eta_min', 'eta_max'):
+        if new.get(key):
+            new[key] *= recipe.lr_factor
+    return new
+
+
+def with_plan(cfg: Config, sparse: bool) -> None:
+    """Adds the hooks that a pruned model needs, in place.
+
+    Args:
+        cfg: A training config.
+        sparse: Whether its zeros have to stay.
+    """
+    wanted = ['mmprune.PlanHook'] + ['mmprune.MaskHook'] * sparse
+    hooks = list(cfg.get('custom_hooks') or [])
+    present = {hook['type'] for hook in hooks}
+    hooks += [dict(type=name) for name in wanted if name not in present]
+    cfg.custom_hooks = hooks
+
+
+def with_safety(
+    cfg: Config,
+    seed: int | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Makes a training survive a stop at any moment, in place.
+
+    Checkpoints are written whole or not at all, and a resumed run ends with
+    the weights of one that was never stopped. What the config says itself
+    stays: a checkpoint hook of another type or none, a seed hook, a seed.
+
+    Args:
+        cfg: A training config.
+        seed: For a config without one.
+        say: Called with a line when a setting of the config is changed.
+    """
+    hooks = dict(cfg.get('default_hooks') or {})
+    stock = dict(type='CheckpointHook', interval=1)
+    checkpoint = hooks.get('checkpoint', stock)
+    if checkpoint and checkpoint['type'] == 'CheckpointHook':
+        hooks['checkpoint'] = {
+            **checkpoint,
+            'type': 'mmprune.SafeCheckpointHook',
+        }
+    cfg.default_hooks = hooks
+    custom = list(cfg.get('custom_hooks') or [])
+    if not any(_is_seed_hook(hook['type']) for hook in custom):
+        custom.append(dict(type='mmprune.SeedHook'))
+        if cfg.train_dataloader.get('persistent_workers'):
+            say(
+                'persistent_workers is switched off for training: no '
+                'checkpoint could hold the random state of its workers'
+            )
+            cfg.train_dataloader.persistent_workers = False
+    cfg.custom_hooks = custom
+    if seed is not None:
+        randomness = dict(cfg.get('randomness') or {})
+        if randomness.get('seed') is None:
+            randomness['seed'] = seed
+        cfg.randomness = randomness
+    _name_imports(cfg)
+
+
+def with_amp(cfg: Config) -> None:
+    """Trains in mixed precision, in place.
+
+    Raises:
+        ValueError: If the config has a wrapper of its own.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(
+            f'--amp takes the place of OptimWrapper, the config has {kind}; '
+            'leave --amp out or change the config'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def scale_lr(cfg: Config, world_size: int) -> float:
+    """Scales the learning rate to the batch of all ranks, in place.
+
+    Returns:
+        The factor.
+
+    Raises:
+        ValueError: If the config does not say what its rate is meant for.
+    """
+    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    if not base:
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) '
+            f'in {cfg.filename}'
+        )
+    factor = cfg.train_dataloader.batch_size * world_size / base
+    cfg.optim_wrapper.optimizer.lr *= factor
+    return factor
+
+
+def write_config(cfg: Config, folder: Path) -> Path:
+    """Writes a training config under the name of the one it came from."""
+    path = folder / Path(cfg.filename).name
+    write_whole(path, cfg.pretty_text.encode())
+    return path
+
+
+def _name_imports(cfg: Config) -> None:
+    imports = dict(cfg.get('custom_imports') or dict(imports=[]))
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else names
+    imports['imports'] = sorted({'mmprune', *names})
+    cfg.custom_imports = imports
+
+
+def _is_seed_hook(name: str) -> bool:
+    # mmengine's DistSamplerSeedHook only tells the sampler its epoch.
+    return name.rpartition('.')[2] == 'SeedHook'

@@ -1,0 +1,176 @@
+"""Runs of mmengine's Runner: data checked first, training, evaluation."""
+
+import copy
+import numbers
+import time
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_distributed
+from mmengine.model import is_model_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch.utils.data import DataLoader
+
+from ..compat import load_checkpoint_file
+from ..models import as_pruned, load_weights
+from ..plan import checkpoint_plan
+
+
+def data_problem(cfg: Config, key: str) -> str:
+    """Returns why the data of a loader cannot be read, '' if it can.
+
+    Args:
+        cfg: A config.
+        key: Such as ``test_dataloader``.
+    """
+    try:
+        _build_loader(cfg, key)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        text = ' '.join(str(error).split())
+        return f'`{key}` of {cfg.filename} cannot be built: {text}'
+    return ''
+
+
+def prepare_data(cfg: Config) -> tuple[int, dict | None]:
+    """Checks the data of a training before anything else is done.
+
+    Returns:
+        Iterations of an epoch on each rank, and the meta information of the
+        training data.
+
+    Raises:
+        ValueError: If training or validation data cannot be read or there is
+            none.
+    """
+    keys = ['train_dataloader']
+    if cfg.get('val_cfg') is not None:
+        keys.append('val_dataloader')
+    for key in keys:
+        problem = data_problem(cfg, key)
+        if problem:
+            raise ValueError(f'{problem}; nothing was done')
+    loader = _build_loader(cfg, 'train_dataloader')
+    if not len(loader):
+        raise ValueError(
+            f'`train_dataloader` of {cfg.filename} gives no batch: it has '
+            f'{len(loader.dataset)} samples and a batch of '
+            f'{cfg.train_dataloader.get("batch_size")}'
+        )
+    return len(loader), getattr(loader.dataset, 'metainfo', None)
+
+
+def _build_loader(cfg: Config, key: str) -> DataLoader:
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return Runner.build_dataloader(copy.deepcopy(cfg[key]), seed=0)
+
+
+class _KeepsConfig(Runner):
+    """A Runner in the folder of its own config, which it must not replace:
+    its version of it would name files by absolute paths."""
+
+    def dump_config(self) -> None:
+        """Writes nothing; the visualizer stores the config with the logs."""
+
+
+def runner_for(cfg: Config) -> Runner:
+    """Builds a Runner, also where several processes have no GPU.
+
+    Its messages are its own: mmengine would share them between two runs of
+    one process that start in the same second.
+    """
+    cfg = copy.deepcopy(cfg)
+    if is_distributed() and not torch.cuda.is_available():
+        wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+        wrapper.setdefault('type', 'MMDistributedDataParallel')
+        wrapper.setdefault('broadcast_buffers', False)
+        wrapper.setdefault(
+            'find_unused_parameters', cfg.get('find_unused_parameters', False)
+        )
+        cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
+    if cfg.get('experiment_name') is None:
+        stem = Path(cfg.filename).stem if cfg.filename else 'run'
+        cfg.experiment_name = f'{stem}_{time.time_ns()}'
+    own = Path(cfg.filename or '').resolve()
+    inside = own == Path(cfg.work_dir).resolve() / own.name
+    return (_KeepsConfig if inside else Runner).from_cfg(cfg)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Returns the newest checkpoint of a training, also of a moved folder."""
+    latest = folder / 'latest.pth'
+    if latest.exists():
+        return latest.resolve()
+    if not (folder / 'last_checkpoint').exists():
+        return None
+    found = Path(find_latest_checkpoint(str(folder)))
+    found = found if found.exists() else folder / found.name
+    return found if found.exists() else None
+
+
+def run_training(path: Path, launcher: str, resume: bool) -> None:
+    """Trains from a written config, in its folder.
+
+    Args:
+        path: The config.
+        launcher: As the Runner takes it.
+        resume: Whether to go on from the last checkpoint there.
+    """
+    cfg = Config.fromfile(path)
+    cfg.launcher = launcher
+    before = last_checkpoint(path.parent) if resume else None
+    if before is not None:
+        cfg.load_from, cfg.resume = str(before), True
+    if before is None or _epoch(before) < cfg.train_cfg.max_epochs:
+        runner_for(cfg).train()
+
+
+def trained(folder: Path) -> Path:
+    """Returns what a training ended with; for the rank that writes.
+
+    Raises:
+        ValueError: If the training left no checkpoint.
+    """
+    last = last_checkpoint(folder)
+    if last is None:
+        raise ValueError(
+            f'the training in {folder} wrote no checkpoint; the config must '
+            'have default_hooks.checkpoint'
+        )
+    return last
+
+
+def _epoch(path: Path) -> int:
+    return int(load_checkpoint_file(path)['meta'].get('epoch', 0))
+
+
+def evaluate(
+    cfg: Config, checkpoint: Path, work_dir: Path, launcher: str
+) -> dict[str, float]:
+    """Returns the metrics of a checkpoint, dense or pruned.
+
+    Args:
+        cfg: Config of the dense model.
+        checkpoint: The file.
+        work_dir: Where the logs go.
+        launcher: As the Runner takes it.
+    """
+    cfg = copy.deepcopy(cfg)
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        cfg.pop(key, None)
+    cfg.pop('param_scheduler', None)
+    loaded = load_checkpoint_file(checkpoint)
+    if checkpoint_plan(loaded) is not None:
+        cfg.model = as_pruned(cfg.model, str(checkpoint))
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    cfg.work_dir, cfg.launcher = str(work_dir), launcher
+    runner = runner_for(cfg)
+    model = runner.model
+    model = model.module if is_model_wrapper(model) else model
+    load_weights(model, loaded, checkpoint)
+    return {
+        name: float(value)
+        for name, value in runner.test().items()
+        if isinstance(value, numbers.Real)
+    }
