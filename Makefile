@@ -12,7 +12,7 @@ unexport PYTHONHOME
 .PHONY: help setup demo test lint clean
 
 help:
-	@echo 'make demo    prune the built-in example and draw the result'
+	@echo 'make demo    train, prune, retrain and evaluate on a drawn world'
 	@echo 'make test    run the tests'
 	@echo 'make lint    check style and spelling'
 	@echo 'make setup   make or mend the environment .venv, nothing else'

@@ -68,15 +68,23 @@ class VAD(Base3DDetector):
         if data_preprocessor is not None:
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor, init_cfg)
+        self._memory: Memory | None = None
         self.pts_bbox_head = MODELS.build(pts_bbox_head)
         self.img_backbone = MODELS.build(img_backbone)
         self.img_neck = MODELS.build(img_neck)
         self.grid_mask = GridMask(prob=0.7 if use_grid_mask else 0.0)
-        self._memory: Memory | None = None
 
     def forget(self) -> None:
         """Drops the memory: the next frame begins a scene."""
         self._memory = None
+
+    def train(self, mode: bool = True) -> 'VAD':
+        """Sets the mode, as ``nn.Module`` does; an evaluation begins anew.
+
+        Test loops of mmengine call ``eval()`` first.
+        """
+        self.forget()
+        return super().train(mode)
 
     def extract_feat(self, images: Tensor) -> list[Tensor]:
         """Returns per level ``[B, cameras, C, h, w]``.

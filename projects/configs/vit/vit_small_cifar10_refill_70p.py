@@ -3,8 +3,9 @@
     python tools/train.py projects/configs/vit/vit_small_cifar10_refill_70p.py
 
 Set MMPRUNE_CIFAR10 to the folder of the images, and `model.pretrained.source`
-to a file of timm's vit_small_patch16_224 (or to 'timm', which may fetch it). 72
-heads and 18,432 neurons, of which 22 and 5,530 stay; 16 rounds of 60 epochs.
+to a file of timm's vit_small_patch16_224 (or to 'timm', which may fetch it).
+72 heads and 18,432 neurons, of which 22 and 5,530 stay; 16 rounds of 60
+epochs.
 """
 
 _base_ = ['../_base_/vit_runtime.py', '../_base_/vit_cifar.py']
