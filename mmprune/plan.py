@@ -1,11 +1,11 @@
 """The result of all thinking: which units stay, as plain data."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .atomic_file import write_whole
 from .compat import load_checkpoint_file
 from .groups import PruneGroup
 
@@ -87,11 +87,8 @@ class PruningPlan:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the plan as JSON, beside first and then renamed."""
-        path = Path(path)
-        beside = path.with_name(path.name + f'.{os.getpid()}.tmp')
-        beside.write_text(json.dumps(self.to_dict()))
-        os.replace(beside, path)
+        """Writes the plan as JSON, whole or not at all."""
+        write_whole(path, json.dumps(self.to_dict()).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> 'PruningPlan':

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from .hooks.atomic_file import write_whole
+from .atomic_file import write_whole
 from .plan import PruningPlan
 from .report import markdown, save_json
 from .version import __version__

@@ -10,12 +10,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tiny_training import config, final, run
 
-from mmprune.compat import load_checkpoint_file
-from mmprune.hooks.atomic_file import (
+from mmprune.atomic_file import (
     point_to,
     remove_temporary,
     write_whole,
 )
+from mmprune.compat import load_checkpoint_file
 from mmprune.hooks.checkpoint_hook import CheckpointWriteError
 
 
@@ -45,7 +45,7 @@ def full_disk(monkeypatch):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(handle)
 
-        monkeypatch.setattr('mmprune.hooks.atomic_file.os.fsync', fsync)
+        monkeypatch.setattr('mmprune.atomic_file.os.fsync', fsync)
 
     return fill
 

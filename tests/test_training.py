@@ -544,6 +544,9 @@ train_dataloader = dict(
 
 def start(files, *flags, out='out'):
     """Starts the command in a process of its own."""
+    # A shell starts background jobs with SIGINT ignored, and children inherit
+    # that; a handler here gives the child the default again.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = files[0].parent / out
     words = [PRUNE, *files, *QUICK, '--output-dir', folder, *flags]
     env = {

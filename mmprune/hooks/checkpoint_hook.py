@@ -6,17 +6,28 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from ..atomic_file import point_to, remove_temporary, write_whole
 from ..registry import HOOKS
-from .atomic_file import BACKEND, point_to, remove_temporary, write_whole
 
+BACKEND = 'mmprune_atomic'
 _STALE = 'stale_ckpts'
 
 
 class CheckpointWriteError(OSError):
     """A checkpoint that could not be written; says what is left."""
+
+
+@register_backend(BACKEND, force=True)
+class AtomicBackend(LocalBackend):
+    """mmengine's local files, written whole or not at all."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Writes bytes with :func:`write_whole`."""
+        write_whole(filepath, obj)
 
 
 @HOOKS.register_module()

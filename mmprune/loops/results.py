@@ -1,13 +1,13 @@
 """What the rounds have given, as files."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.dist import barrier, is_main_process
 
+from ..atomic_file import write_whole
 from ..rounds import RoundOptions
 from .shipping import ship
 
@@ -126,10 +126,8 @@ def summary(rows: list[dict]) -> str:
 
 
 def write_json(data: dict, path: Path) -> None:
-    """Writes JSON beside first and renames it then."""
-    beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    beside.write_text(json.dumps(data, indent=1))
-    os.replace(beside, path)
+    """Writes JSON, whole or not at all."""
+    write_whole(path, json.dumps(data, indent=1).encode())
 
 
 def _fraction(rows: list[dict], kind: str) -> float:

@@ -2,13 +2,13 @@
 
 import copy
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ..atomic_file import save_checkpoint
 from ..cost import count_macs, count_nonzero, count_params, measure_latency
 from ..plan import PruningPlan
 from ..report import group_rows, kind_rows, save_json, weights_mb
@@ -141,12 +141,7 @@ def _save(
     if hasattr(dataset, 'metainfo'):
         meta['dataset_meta'] = dataset.metainfo
     weights = {k: v.contiguous() for k, v in pruned.state_dict().items()}
-    beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        torch.save(dict(meta=meta, state_dict=weights), beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    save_checkpoint(dict(meta=meta, state_dict=weights), path)
 
 
 def _report(

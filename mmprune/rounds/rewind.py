@@ -1,7 +1,6 @@
 """The weights that every round restarts from."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..atomic_file import save_checkpoint
 from ..compat import load_checkpoint_file
 
 
@@ -61,16 +61,9 @@ class RewindPoint:
         return point
 
     def save(self, path: str | Path, meta: dict | None = None) -> None:
-        """Writes a checkpoint like any other, beside first, then renamed."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+        """Writes a checkpoint like any other, whole or not at all."""
         meta = {**(meta or {}), 'rewind_checksum': self.checksum}
-        try:
-            torch.save(dict(meta=meta, state_dict=self.weights), beside)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        save_checkpoint(dict(meta=meta, state_dict=self.weights), path)
 
     def check_fits(self, model: nn.Module, name: str | Path) -> None:
         """Raises ``ValueError`` if keys or shapes are not the model's."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..hooks.atomic_file import write_whole
+from ..atomic_file import write_whole
 
 # The checkpoint that a training folder starts from; it carries weights, plan
 # and, to fine-tune, the optimizer's state.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..atomic_file import save_checkpoint
 from ..compat import load_checkpoint_file
 from .distill import distilled
 from .recipe import (
@@ -21,7 +22,7 @@ from .recipe import (
     write_config,
 )
 from .run import last_checkpoint, prepare_data
-from .start import add_optimizer, carried_state, save, start_checkpoint
+from .start import add_optimizer, carried_state, start_checkpoint
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def prepare(
     for old in (*folder.glob('*.pth'), folder / 'last_checkpoint'):
         old.unlink(missing_ok=True)
     start = start_checkpoint(checkpoint, stage.length, stage.dataset_meta)
-    save(start, folder / START)
+    save_checkpoint(start, folder / START)
     write_config(cfg, folder)
     if stage.wanted.recipe.carry_on:
         dense = load_checkpoint_file(stage.dense)
@@ -134,7 +135,7 @@ def prepare(
             say(f'the optimizer carries on the state of {len(state)} weights')
         # Read back: only there the paths lead somewhere.
         add_optimizer(start, Config.fromfile(path), state, stage.length)
-        save(start, folder / START)
+        save_checkpoint(start, folder / START)
     return path
 
 

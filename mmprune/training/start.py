@@ -1,9 +1,7 @@
 """The checkpoint that a training starts from."""
 
 import hashlib
-import io
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor, nn
 
-from ..hooks.atomic_file import write_whole
 from ..models import build_model
 from ..plan import PruningPlan
 from ..surgery import kept_index
@@ -197,10 +194,3 @@ def digest(checkpoint: dict) -> str:
         data = tensor.detach().cpu().contiguous().flatten()
         found.update(data.view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def save(checkpoint: dict, path: Path) -> None:
-    """Writes a checkpoint whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    write_whole(path, buffer.getvalue())

@@ -7,7 +7,6 @@ that training needs no map, and ``scene_name`` the name of the scene. Paths are
 relative to the nuScenes folder: it may be moved with its info files.
 """
 
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
 
+from mmprune.atomic_file import write_whole
 from projects.VAD.agent_info import agent_info
 from projects.VAD.ego_info import CanBus, ego_path, ego_status
 from projects.VAD.keyframe_dataset import CAMERAS
@@ -209,15 +209,8 @@ def convert(
 
 def write_infos(path: Path, infos: list[dict], metadata: dict) -> None:
     """Writes an info file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        with beside.open('wb') as file:
-            content = dict(infos=infos, metadata=metadata)
-            pickle.dump(content, file, protocol=4)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    content = dict(infos=infos, metadata=metadata)
+    write_whole(path, pickle.dumps(content, protocol=4))
 
 
 def _bookkeeping(

@@ -1,13 +1,14 @@
 """Boxes in the format of a nuScenes detection submission."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from mmdet3d.structures import LiDARInstance3DBoxes
 from scipy.spatial.transform import Rotation
+
+from mmprune.atomic_file import write_whole
 
 MAX_BOXES = 500
 MOVING_SPEED = 0.2
@@ -115,7 +116,7 @@ def with_scores(boxes: Iterable[dict], scores: Sequence[float]) -> list[dict]:
 
 
 def write_submission(frames: dict[str, list[dict]], folder: str) -> Path:
-    """Writes ``results_nusc.json``, beside first and then renamed.
+    """Writes ``results_nusc.json``, whole or not at all.
 
     Args:
         frames: Token of each sample -> its boxes of ``with_scores``.
@@ -125,8 +126,6 @@ def write_submission(frames: dict[str, list[dict]], folder: str) -> Path:
         The file; ``python -m nuscenes.eval.detection.evaluate`` reads it.
     """
     path = Path(folder) / 'results_nusc.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    beside.write_text(json.dumps(dict(meta=MODALITY, results=frames)))
-    beside.replace(path)
+    text = json.dumps(dict(meta=MODALITY, results=frames))
+    write_whole(path, text.encode())
     return path

@@ -1,16 +1,19 @@
 """Writes files that are whole or not there at all."""
 
 import contextlib
+import io
 import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from mmengine.fileio import LocalBackend, register_backend
+import torch
 
-BACKEND = 'mmprune_atomic'
-_TEMPORARY = re.compile(r'(.+\.pth|last_checkpoint)\.\d+\.tmp')
+_TEMPORARY = re.compile(
+    r'(.+\.(pth|pth\.tar|json|py)|last_checkpoint)\.\d+\.tmp'
+)
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
@@ -31,6 +34,13 @@ def write_whole(path: str | Path, data: bytes) -> None:
             os.fsync(file.fileno())
 
     _replace(Path(path), write)
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Writes what ``torch.save`` writes with :func:`write_whole`."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def point_to(link: str | Path, target: str | Path) -> None:
@@ -87,12 +97,3 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@register_backend(BACKEND, force=True)
-class AtomicBackend(LocalBackend):
-    """mmengine's local files, written whole or not at all."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Writes bytes with :func:`write_whole`."""
-        write_whole(filepath, obj)
