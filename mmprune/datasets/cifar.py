@@ -7,9 +7,9 @@ import numpy as np
 import torchvision
 from mmengine.logging import print_log
 
+from ..plain_pickle import load_plain_pickle
 from ..registry import DATASETS
 from .images import ImageArrays, cut
-from .pickles import load_plain_pickle
 
 # torchvision knows the files of each set, their sums and their classes.
 _KINDS = {
@@ -88,7 +88,7 @@ class CIFAR(ImageArrays):
             )
         parts, labels = [], []
         for path in found:
-            batch = load_plain_pickle(path)
+            batch = _read_batch(path)
             parts.append(_pictures(batch, path))
             labels += list(batch.get(key, ()))
             if len(labels) != sum(map(len, parts)):
@@ -105,6 +105,19 @@ def _folder(root: Path, source: type) -> Path:
     return inside if inside.is_dir() else root
 
 
+def _read_batch(path: Path) -> dict:
+    # The originals were written by Python 2; some copies have byte keys.
+    found = load_plain_pickle(path, encoding='latin1')
+    if not isinstance(found, dict):
+        raise ValueError(
+            f'{path} holds a {type(found).__name__}, a dict was expected'
+        )
+    return {
+        k.decode('latin1') if isinstance(k, bytes) else k: v
+        for k, v in found.items()
+    }
+
+
 def _pictures(batch: dict, path: Path) -> np.ndarray:
     data = batch.get('data')
     if not isinstance(data, np.ndarray) or data.shape[1:] != (3072,):
@@ -119,6 +132,6 @@ def _pictures(batch: dict, path: Path) -> np.ndarray:
 def _classes(folder: Path, source: type, largest: int) -> list[str]:
     path = folder / source.meta['filename']
     if path.is_file():
-        return list(load_plain_pickle(path)[source.meta['key']])
+        return list(_read_batch(path)[source.meta['key']])
     count = 100 if source.base_folder == 'cifar-100-python' else 10
     return [f'class {i}' for i in range(max(count, largest + 1))]

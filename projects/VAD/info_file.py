@@ -1,36 +1,16 @@
 """Reads info files without running what they carry."""
 
-import io
-import pickle
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-try:
-    from numpy._core import multiarray, numeric
-except ImportError:  # numpy < 1.26 has them under the old name only
-    from numpy.core import multiarray, numeric
-
-# What numpy's own pickles ask for, under the old name of its package.
-_NUMPY_PARTS = {
-    ('numpy', 'dtype'): np.dtype,
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy.core.multiarray', 'scalar'): multiarray.scalar,
-    ('numpy.core.multiarray', '_reconstruct'): multiarray._reconstruct,
-    ('numpy.core.numeric', '_frombuffer'): numeric._frombuffer,
-}
+from mmprune.plain_pickle import load_plain_pickle
 
 
 def load_info_file(path: str | Path, temporal: bool = False) -> dict:
     """Reads one annotation file of the mmdet3d 1.x layout.
 
-    A pickle is a program, so this reader admits only plain containers,
-    numbers, strings and numpy arrays. It looks at every name before the
-    name is resolved: a file that asks for anything else is refused and
-    nothing of it has run.
+    Only plain containers, numbers, strings and numpy arrays are admitted;
+    see ``mmprune.plain_pickle``.
 
     Args:
         path: A ``.pkl`` file holding
@@ -53,59 +33,10 @@ def load_info_file(path: str | Path, temporal: bool = False) -> dict:
             'info file (*.pkl).'
         )
     try:
-        content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    except _RefusedError as error:
-        raise ValueError(f'info file {path}: {error}') from error
-    except Exception as error:
-        # A damaged pickle fails with whatever its broken opcode meets.
-        raise ValueError(
-            f'info file {path} is not a whole pickle '
-            f'({type(error).__name__}: {error}); make or copy it again.'
-        ) from error
+        content = load_plain_pickle(path)
+    except ValueError as error:
+        raise ValueError(f'info file {error}') from error
     return _checked_layout(path, content, temporal)
-
-
-class _RefusedError(pickle.UnpicklingError):
-    """The file is whole, and asks for more than data."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler for containers, numbers, strings and numpy arrays."""
-
-    def find_class(self, module: str, name: str) -> Callable:
-        home = module.replace('numpy._core', 'numpy.core')
-        if (home, name) in _NUMPY_PARTS:
-            return _NUMPY_PARTS[home, name]
-        if (module, name) == ('collections', 'OrderedDict'):
-            return OrderedDict
-        if (module, name) == ('_codecs', 'encode'):
-            return _make_latin1_encode()
-        raise _RefusedError(
-            f'it needs {module}.{name}, and only plain containers and numpy '
-            'arrays are admitted, so nothing was loaded; write the file '
-            'again with lists, dicts, numbers and arrays.'
-        )
-
-    def persistent_load(self, pid: Any) -> None:
-        raise _RefusedError(
-            'it refers to objects outside of the file, so nothing was '
-            'loaded; write the file again as a plain pickle.'
-        )
-
-
-def _make_latin1_encode() -> Callable[[str, str], bytes]:
-    # Protocol 2 stores bytes as _codecs.encode(text, 'latin1'). The real
-    # function would import any codec the file names. A fresh function per
-    # request, because the BUILD opcode may set attributes on what it gets.
-    def encode(text: str, encoding: str) -> bytes:
-        if encoding != 'latin1':
-            raise _RefusedError(
-                f'it stores bytes in the encoding {encoding!r}, expected '
-                "'latin1'; write the file again."
-            )
-        return text.encode('latin1')
-
-    return encode
 
 
 def _checked_layout(path: Path, content: Any, temporal: bool) -> dict:
