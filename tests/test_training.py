@@ -17,6 +17,7 @@ from mmengine.optim import LinearLR
 from mmengine.runner import Runner
 from tiny_project import CONFIG, IMAGE, write_checkpoint, write_config
 
+from mmprune.atomic_file import save_checkpoint
 from mmprune.compat import load_checkpoint_file
 from mmprune.groups import named_tensors
 from mmprune.models import build_model, load_model
@@ -30,7 +31,7 @@ from mmprune.training.recipe import (
     schedule,
     with_safety,
 )
-from mmprune.training.start import digest, parameter_order, save
+from mmprune.training.start import digest, parameter_order
 
 PRUNE = ROOT / 'tools' / 'prune_and_retrain.py'
 QUICK = ['--latency-runs', '0', '--no-eval']
@@ -185,7 +186,7 @@ def test_the_first_step_uses_the_carried_momentum(files):
     fresh = {**start, 'optimizer': {**start['optimizer'], 'state': {}}}
     after = []
     for checkpoint in (start, fresh):
-        save(checkpoint, folder / 'fine_tuned' / 'start.pth')
+        save_checkpoint(checkpoint, folder / 'fine_tuned' / 'start.pth')
         cfg = Config.fromfile(folder / 'fine_tuned' / 'tiny_config.py')
         cfg.work_dir = str(folder / 'stock')
         cfg.train_cfg.max_epochs = 13
@@ -229,7 +230,7 @@ def test_retraining_starts_with_a_fresh_optimizer(files):
 def test_state_that_cannot_be_carried_is_said(files, capsys, change, reason):
     checkpoint = load_checkpoint_file(files[1])
     change(checkpoint)
-    save(checkpoint, files[1])
+    save_checkpoint(checkpoint, files[1])
     run(files, '--fine-tune', '--fine-tune-epochs', 1)
     found = capsys.readouterr().out
     assert 'the optimizer starts afresh' in found
