@@ -41,6 +41,9 @@ train_dataloader = dict(
 COMMAND = [sys.executable, str(ROOT / 'tools' / 'prune_and_retrain.py')]
 FLAGS = ['--fine-tune', '--train', 'both', '--no-eval', '--latency-runs', '3']
 
+# About how long the tiny model is pruned.
+PRUNING_SECONDS = 0.3
+
 
 def start(files: list[Path], folder: Path, *flags: str) -> subprocess.Popen:
     """Starts the command; returns when it has read its flags."""
@@ -164,7 +167,9 @@ def main() -> int:
     rows = []
     while len(rows) < args.kills:
         folder = scratch / 'killed'
-        moment = random.uniform(0, seconds)
+        # Pruning is short: every fourth kill is aimed at it.
+        most = seconds if len(rows) % 4 else min(seconds, PRUNING_SECONDS)
+        moment = random.uniform(0, most)
         found = kill_and_resume(files, folder, moment, args.epochs)
         if found:
             rows.append((found, same(never, folder)))

@@ -57,22 +57,32 @@ def stoppable(hint: Callable[[], str]) -> Iterator[None]:
         hint: Called when it happens: what is safe and how to go on.
     """
 
-    def stop(*_: Any) -> None:
-        raise _Terminated
+    received = []
 
+    def stop(number: int, _: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    before = {}
     # Only the main thread may set handlers.
-    main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    if threading.current_thread() is threading.main_thread():
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+        # Not where a shell has it ignored, as for a background job.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
-    except (KeyboardInterrupt, _Terminated) as error:
-        terminated = isinstance(error, _Terminated)
+    except BaseException as error:
+        # Libraries with a bare `except:` raise something else instead.
+        if not received and not isinstance(error, KeyboardInterrupt):
+            raise
+        terminated = signal.SIGTERM in received
         name, code = ('SIGTERM', 143) if terminated else ('Ctrl-C', 130)
         print(f'stopped by {name}: {hint()}', file=sys.stderr)
         sys.exit(code)
     finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load_config(path: str, options: list[str] | None = None) -> Config:

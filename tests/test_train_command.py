@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT
 from tiny_project import CONFIG, write_checkpoint, write_config
 
+from mmprune.cli import stoppable
 from mmprune.compat import load_checkpoint_file
 
 TRAIN = ROOT / 'tools' / 'train.py'
@@ -111,6 +112,28 @@ def test_sigterm_is_one_sentence_with_the_command_to_resume(config, tmp_path):
     assert line.endswith('--resume')
     assert 'Traceback' not in errors
     assert load_checkpoint_file(work / 'latest.pth')['meta']['epoch'] >= 2
+
+
+@pytest.mark.parametrize(
+    ('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_stop_that_a_library_turns_into_another_error_is_one(
+    capsys, number, code
+):
+    def swallow():
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:  # as mmengine does around yapf
+            raise SyntaxError('cannot format') from error
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as end, stoppable(lambda: 'go on'):
+            swallow()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert end.value.code == code
+    assert capsys.readouterr().err.startswith('stopped by ')
 
 
 def fails(capsys, call, *args):
