@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from mmengine.logging import MessageHub
 
 from projects.VAD.assigners import assign_boxes, assign_lines, hungarian
 from projects.VAD.box_code import encode_boxes
@@ -163,6 +164,29 @@ def test_each_weight_scales_its_own_loss_in_every_layer():
     for key, value in once.items():
         factor = 3.0 if key.endswith(name) else 1.0
         torch.testing.assert_close(more[key], factor * value)
+
+
+@pytest.mark.parametrize(
+    ('epoch', 'weight'), [(3, 0.083445), (8, 1.016555), (None, 1.0)]
+)
+def test_the_motion_losses_grow_with_the_epochs_if_asked(epoch, weight):
+    outs, gt = random_step()
+    step = outs, [gt], CODE_WEIGHTS, MAP_CODE_WEIGHTS
+    hub = MessageHub.get_current_instance()
+    plain = VADLoss()(*step)
+    if epoch is not None:
+        hub.update_info('epoch', epoch)
+        hub.update_info('max_epochs', 10)
+    try:
+        grown = VADLoss(use_traj_lr_warmup=True)(*step)
+        same = VADLoss()(*step)
+    finally:
+        for key in ('epoch', 'max_epochs'):
+            hub.runtime_info.pop(key, None)
+    for name, loss in plain.items():
+        factor = weight if name.startswith('loss_traj') else 1.0
+        assert grown[name].item() == pytest.approx(factor * loss.item(), 1e-4)
+        assert same[name] == loss
 
 
 def test_a_sample_without_any_object_still_trains_the_background():

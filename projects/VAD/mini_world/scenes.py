@@ -93,7 +93,7 @@ def _attempt(
     way = ego.route.pose(np.arange(0.0, 150.0, 5.0))[:, :2]
     vehicles = [ego, *draw_vehicles(town, rng, ego, way)]
     strollers = draw_strollers(town, rng, way)
-    statics = draw_statics(town, rng, way)
+    standing = draw_statics(town, rng, way)
     first = _copies(vehicles)
     alone = Traffic(town, first, [], conflicts)
     driven, _ = alone.run(WARM_UP, END)
@@ -112,7 +112,7 @@ def _attempt(
         for i, vehicle in enumerate(vehicles[1:])
     ]
     tracks += [walker_track(w, walked[:, i]) for i, w in enumerate(walkers)]
-    tracks = [t for t in tracks + statics if _comes_near(t, motion)]
+    tracks = [t for t in tracks + standing if _comes_near(t, motion)]
     if _is_lonely(motion, tracks) or _collides(motion, tracks):
         return None
     return Scene(ego.route, motion, tracks)
