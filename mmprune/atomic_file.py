@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 _TEMPORARY = re.compile(
-    r'(.+\.(pth|pth\.tar|json|py)|last_checkpoint)\.\d+\.tmp'
+    r'(.+\.(pth|pth\.tar|json|py|png|html)|last_checkpoint)\.\d+\.tmp'
 )
 
 

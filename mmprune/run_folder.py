@@ -14,6 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from .atomic_file import write_whole
+from .models.loading import name_imports
 from .plan import PruningPlan
 from .report import markdown, save_json
 from .version import __version__
@@ -238,8 +239,6 @@ def pruned_config(cfg: Config, checkpoint: str) -> str:
         *cfg.get('custom_hooks', []),
         dict(type='mmprune.PlanHook'),
     ]
-    imports = dict(cfg.get('custom_imports') or dict(imports=[]))
-    imports['imports'] = sorted({'mmprune', *imports['imports']})
-    cfg.custom_imports = imports
+    name_imports(cfg)
     cfg.pop('pruning', None)
     return cfg.pretty_text

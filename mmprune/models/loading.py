@@ -172,3 +172,12 @@ def _guess(
     if extra and not missing and not shapes:
         return 'The checkpoint has more than the model: is it a larger one?'
     return 'Was it made with another config of the family?'
+
+
+def name_imports(cfg: Config) -> None:
+    """Makes a config import mmprune when it is read, in place."""
+    imports = dict(cfg.get('custom_imports') or dict(imports=[]))
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else names
+    imports['imports'] = sorted({'mmprune', *names})
+    cfg.custom_imports = imports

@@ -1,13 +1,13 @@
 """One page about a run that opens anywhere: no script, nothing to fetch."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
+from ..atomic_file import write_whole
 from ..version import __version__
 from . import tables
 from .chart_boxes import run_charts, series_chart
@@ -38,12 +38,7 @@ def write(folder: str | Path, frames: Sequence[str | Path] = ()) -> Path:
     folder = Path(folder)
     text = render(folder, [Path(path) for path in frames])
     target = folder / 'report.html'
-    partial = target.with_name(f'.{target.name}.{os.getpid()}.part')
-    try:
-        partial.write_text(text, encoding='utf-8')
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(target, text.encode())
     return target
 
 

@@ -1,13 +1,14 @@
 """The curves of a run's trainings as one picture."""
 
+import io
 import math
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..atomic_file import write_whole
 from .charts import MAX_LINES, Line, thin
 from .training_log import Run, Series, read_runs
 
@@ -47,12 +48,9 @@ def save_curves(folder: str | Path, path: str | Path) -> Path:
     rows = figure.subplots(len(runs), _COLUMNS, squeeze=False)
     for row, run in zip(rows, runs, strict=True):
         _draw_run(row, run)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        figure.savefig(partial, format=path.suffix[1:].lower())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    figure.savefig(stream, format=path.suffix[1:].lower())
+    write_whole(path, stream.getvalue())
     return path
 
 

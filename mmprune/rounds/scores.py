@@ -77,6 +77,19 @@ class _Weights(nn.Module):
         return iter(self.weights.items())
 
 
+def matrix_names(
+    groups: Sequence[PruneGroup], tensors: dict[str, Tensor]
+) -> list[str]:
+    """Returns the matrices of the groups, each once and in order."""
+    names = dict.fromkeys(
+        part.tensor
+        for group in groups
+        for part in group.slices
+        if tensors[part.tensor].ndim > 1
+    )
+    return list(names)
+
+
 def element_mask(
     model: nn.Module, groups: Sequence[PruneGroup], sparsity: float
 ) -> dict[str, Tensor]:
@@ -91,12 +104,7 @@ def element_mask(
         Tensor name -> boolean mask, true = keep.
     """
     tensors = named_tensors(model)
-    names = dict.fromkeys(
-        part.tensor
-        for group in groups
-        for part in group.slices
-        if tensors[part.tensor].ndim > 1
-    )
+    names = matrix_names(groups, tensors)
     sizes = torch.cat([tensors[n].detach().abs().flatten() for n in names])
     keep = ~lowest(sizes, round_half_up(sparsity * len(sizes)))
     parts = keep.split([tensors[n].numel() for n in names])

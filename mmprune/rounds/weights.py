@@ -12,6 +12,7 @@ from ..plan import PruningPlan
 from .arithmetic import num_gone
 from .options import RoundOptions
 from .regions import Region, WeightRegion
+from .scores import matrix_names
 
 Masks = dict[str, Tensor]
 
@@ -38,12 +39,7 @@ class WeightRounds:
     ) -> None:
         self.options = options
         tensors = named_tensors(model)
-        names = dict.fromkeys(
-            part.tensor
-            for group in groups
-            for part in group.slices
-            if tensors[part.tensor].ndim > 1
-        )
+        names = matrix_names(groups, tensors)
         if not names:
             raise ValueError('the model has no matrix to prune')
         self.gone: Masks = {

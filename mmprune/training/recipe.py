@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..atomic_file import write_whole
+from ..models.loading import name_imports
 
 # The checkpoint that a training folder starts from; it carries weights, plan
 # and, to fine-tune, the optimizer's state.
@@ -116,7 +117,7 @@ def training_config(
     new.param_scheduler = schedule(
         schedulers, recipe, length, length.epochs / before, say
     )
-    _name_imports(new)
+    name_imports(new)
     new.pop('pruning', None)
     return new
 
@@ -253,7 +254,7 @@ def with_safety(
         if randomness.get('seed') is None:
             randomness['seed'] = seed
         cfg.randomness = randomness
-    _name_imports(cfg)
+    name_imports(cfg)
 
 
 def with_amp(cfg: Config) -> None:
@@ -297,14 +298,6 @@ def write_config(cfg: Config, folder: Path) -> Path:
     path = folder / Path(cfg.filename).name
     write_whole(path, cfg.pretty_text.encode())
     return path
-
-
-def _name_imports(cfg: Config) -> None:
-    imports = dict(cfg.get('custom_imports') or dict(imports=[]))
-    names = imports['imports']
-    names = [names] if isinstance(names, str) else names
-    imports['imports'] = sorted({'mmprune', *names})
-    cfg.custom_imports = imports
 
 
 def _is_seed_hook(name: str) -> bool:

@@ -1,8 +1,7 @@
 """Draws a keyframe: six cameras and the bird's-eye view, in one PNG."""
 
-import os
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
+from mmprune.atomic_file import write_whole
 from projects.VAD.camera_view import draw_camera
 from projects.VAD.drawing_layers import Layer
 from projects.VAD.keyframe_dataset import CAMERAS, MAP_CLASSES
@@ -257,11 +257,7 @@ def _load_scan(results: dict) -> np.ndarray | None:
 
 
 def _save(figure: Figure, path: str, description: str) -> None:
-    target = Path(path)
-    partial = target.with_name(f'.{target.name}.{os.getpid()}.part')
-    try:
-        metadata = {'Description': description}
-        figure.savefig(partial, format='png', metadata=metadata)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    metadata = {'Description': description}
+    figure.savefig(stream, format='png', metadata=metadata)
+    write_whole(path, stream.getvalue())

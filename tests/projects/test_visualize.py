@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 import re
 from pathlib import Path
 
@@ -295,11 +296,11 @@ def test_a_failure_leaves_the_old_picture(results, tmp_path, monkeypatch):
     path = tmp_path / 'out.png'
     path.write_text('old')
 
-    def fail(self, target, **kwargs):
-        Path(target).write_text('half')
+    def fail(source, target):
+        assert Path(source).stat().st_size > 0
         raise OSError('disk full')
 
-    monkeypatch.setattr(Figure, 'savefig', fail)
+    monkeypatch.setattr(os, 'replace', fail)
     with pytest.raises(OSError, match='disk full'):
         draw_keyframe(results, [('t', [truth_layer(results)])], path)
     assert [entry.name for entry in tmp_path.iterdir()] == ['out.png']

@@ -11,6 +11,7 @@ from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
+from ..keyframe_dataset import CLASSES, MAP_CLASSES
 from . import detection_ap, frame, map_ap, motion
 from .constant_velocity import BASELINES
 from .submission import write_submission
@@ -24,19 +25,6 @@ EVAL_NAMES = dict(
     all=PARTS,
 )
 REGIONS = ('vad', 'nuscenes')
-CLASSES = (
-    'car',
-    'truck',
-    'construction_vehicle',
-    'bus',
-    'trailer',
-    'barrier',
-    'motorcycle',
-    'bicycle',
-    'pedestrian',
-    'traffic_cone',
-)
-MAP_CLASSES = ('divider', 'ped_crossing', 'boundary')
 
 
 def parts_of(names: str | Sequence[str]) -> tuple[str, ...]:
