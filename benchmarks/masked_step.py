@@ -10,7 +10,6 @@ turns. Exits with 1 if the masks of mmprune cost more than 5%.
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 
 from mmprune.adapters import vit_groups  # noqa: E402
-from mmprune.cost import count_macs  # noqa: E402
+from mmprune.cost import count_macs, time_in_turns  # noqa: E402
 from mmprune.registry import MODELS  # noqa: E402
 from mmprune.rounds import RoundOptions, UnitRounds  # noqa: E402
 from mmprune.rounds.regions import Region, clear  # noqa: E402
@@ -100,15 +99,6 @@ def stepper(
     return step
 
 
-def timed(step: Callable[[], None], device: str) -> float:
-    """Returns the milliseconds of one step."""
-    start = time.perf_counter()
-    step()
-    if device.startswith('cuda'):
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1000
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     args = parse_args(argv)
@@ -120,12 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         'mmprune': stepper(ours, held, args),
         'torch.nn.utils.prune': stepper(theirs, [], args),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(args.rounds + 3):
-        for name, step in steps.items():
-            spent = timed(step, args.device)
-            if number >= 3:
-                times[name].append(spent)
+    times = time_in_turns(steps, runs=args.rounds, warmup=3)
     threads = torch.get_num_threads()
     print(
         f'{args.model} at 32 x 32, batch {args.batch_size}, {args.rate:.0%} '

@@ -12,7 +12,6 @@ import argparse
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +19,18 @@ from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
-from rich.progress import track
+from rich.progress import Progress, track
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'projects')]
 
 from mmprune import workflow  # noqa: E402
 from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
-from mmprune.cost import count_macs, count_params  # noqa: E402
+from mmprune.cost import (  # noqa: E402
+    count_macs,
+    count_params,
+    time_in_turns,
+)
 from mmprune.models import build_model, load_model  # noqa: E402
 
 CONFIG = ROOT / 'projects' / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
@@ -118,14 +121,16 @@ def prepare(args: argparse.Namespace) -> tuple[list[Timed], str]:
     return timed, weights
 
 
-def measure(models: list[Timed], rounds: int, warmup: int = 1) -> None:
+def measure(models: list[Timed], rounds: int) -> None:
     """Times the models in turns."""
-    for number in track(range(warmup + rounds), 'timing', transient=True):
-        for model in models:
-            start = time.perf_counter()
-            model.forward()
-            if number >= warmup:
-                model.times.append((time.perf_counter() - start) * 1e3)
+    forwards = {model.name: model.forward for model in models}
+    with Progress(transient=True) as bar:
+        task = bar.add_task('timing', total=rounds + 1)
+        times = time_in_turns(
+            forwards, runs=rounds, tick=lambda: bar.advance(task)
+        )
+    for model in models:
+        model.times = times[model.name]
 
 
 def table(models: list[Timed]) -> str:

@@ -11,17 +11,21 @@ import argparse
 import copy
 import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from torch import nn  # noqa: E402
 
 from mmprune.adapters import vit_groups  # noqa: E402
-from mmprune.cost import count_macs, count_params  # noqa: E402
+from mmprune.cost import (  # noqa: E402
+    count_macs,
+    count_params,
+    time_in_turns,
+)
 from mmprune.registry import MODELS  # noqa: E402
 from mmprune.rounds import RoundOptions, UnitRounds  # noqa: E402
 from mmprune.rounds.regions import clear  # noqa: E402
@@ -87,23 +91,6 @@ def without_units(
     return masked, pruned
 
 
-@torch.no_grad()
-def latencies(
-    models: dict[str, nn.Module], images: Tensor, rounds: int
-) -> dict[str, list[float]]:
-    """Returns the milliseconds of each forward, the models taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(rounds + 2):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model(images)
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            if number >= 2:
-                times[name].append((time.perf_counter() - start) * 1000)
-    return times
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     args = parse_args(argv)
@@ -126,7 +113,12 @@ def main(argv: list[str] | None = None) -> None:
     print('|---|---|---|---|---|---|---|')
     ratios = []
     for size in args.batch_sizes:
-        times = latencies(models, images[:size], args.rounds)
+        forwards = {
+            name: partial(model, images[:size])
+            for name, model in models.items()
+        }
+        with torch.no_grad():
+            times = time_in_turns(forwards, runs=args.rounds, warmup=2)
         base = statistics.median(times['dense'])
         for name, model in models.items():
             low, middle, high = statistics.quantiles(times[name], n=4)

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,26 +206,54 @@ def _matrices(module: nn.Module) -> list[Tensor]:
     return []
 
 
-def measure_latency(
-    forward: Callable[[], Any], *, runs: int = 10, warmup: int = 2
-) -> float:
-    """Returns the median wall time of one call in milliseconds.
+def time_in_turns(
+    forwards: Mapping[str, Callable[[], Any]],
+    *,
+    runs: int = 10,
+    warmup: int = 1,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Times several models in turns: a slow moment hits all of them.
 
     Args:
-        forward: Runs the model once; with CUDA the device is synchronised.
-        runs: Calls that count.
-        warmup: Calls before them that do not.
+        forwards: Name -> runs that model, or a training step of it, once;
+            with CUDA the device is synchronised.
+        runs: Rounds that count; each runs every model once.
+        warmup: Rounds before them that do not.
+        tick: Called after each round, for a progress bar.
+
+    Returns:
+        Name -> wall time of each of the ``runs`` calls in milliseconds.
     """
-    times = []
-    with torch.no_grad():
-        for number in range(warmup + runs):
+    times = {name: [] for name in forwards}
+    for number in range(warmup + runs):
+        for name, forward in forwards.items():
             _synchronize()
             start = time.perf_counter()
             forward()
             _synchronize()
             if number >= warmup:
-                times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times)
+                times[name].append((time.perf_counter() - start) * 1000)
+        tick()
+    return times
+
+
+def measure_latencies(
+    forwards: Mapping[str, Callable[[], Any]], runs: int
+) -> dict[str, float | None]:
+    """Returns the median wall time of each model's forward in milliseconds.
+
+    Gradients are off.
+
+    Args:
+        forwards: As in :func:`time_in_turns`.
+        runs: Timed rounds; with 0 nothing runs and every time is None.
+    """
+    if not runs:
+        return dict.fromkeys(forwards)
+    with torch.no_grad():
+        times = time_in_turns(forwards, runs=runs)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def _synchronize() -> None:

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from .cost import (
     count_macs,
     count_nonzero,
     count_params,
-    measure_latency,
+    measure_latencies,
 )
 from .groups import PruneGroup, named_tensors
 from .models import build_model, load_weights
@@ -98,7 +99,7 @@ class Options:
         mode: ``both``, ``structured`` or ``unstructured``.
         seed: Of the random criterion.
         device: Where the model runs.
-        latency_runs: Timed forwards per model, 0 for none.
+        latency_runs: Timed forwards per model, in turns; 0 for none.
         ann_file: Info file of the examples.
         trust_checkpoint: Whether to unpickle what the safe loader refuses.
     """
@@ -234,7 +235,6 @@ def prune(
     stage('counting the dense model')
     costs = cost_table(model, family.single_frame)
     result = Result()
-    rows = {'dense': _row(model, family, options)}
     if options.mode in ('both', 'unstructured'):
         stage('zeroing weights')
         result.models['unstructured'] = copy.deepcopy(model)
@@ -242,9 +242,7 @@ def prune(
             options.sparsity,
             protect=_protected(options.protect, groups),
         )(result.models['unstructured'])
-        rows['unstructured'] = _row(
-            result.models['unstructured'], family, options
-        )
+    difference = None
     if options.mode in ('both', 'structured'):
         stage('scoring and choosing units')
         plan = _plan(model, groups, family, costs, options)
@@ -257,10 +255,18 @@ def prune(
         result.models['structured'] = copy.deepcopy(model)
         apply_plan(result.models['structured'], plan)
         result.plans['structured'] = plan
-        stage('measuring the pruned model')
-        rows['structured'] = _row(result.models['structured'], family, options)
+    stage('measuring the models')
+    models = dict(dense=model, **result.models)
+    rows = {name: _row(each, family) for name, each in models.items()}
+    if difference is not None:
         rows['structured']['masked_difference'] = difference
         _check_target(rows, options)
+    latencies = measure_latencies(
+        {n: partial(family.single_frame, m) for n, m in models.items()},
+        options.latency_runs,
+    )
+    for name, milliseconds in latencies.items():
+        rows[name]['latency_ms'] = milliseconds
     result.report = _report(cfg, model, groups, family, options, result, rows)
     return result
 
@@ -329,20 +335,12 @@ def _check(model: nn.Module, plan: PruningPlan, family: Family) -> float:
     return difference
 
 
-def _row(model: nn.Module, family: Family, options: Options) -> dict:
-    latency = None
-    if options.latency_runs:
-        latency = measure_latency(
-            lambda: family.single_frame(model),
-            runs=options.latency_runs,
-            warmup=1,
-        )
+def _row(model: nn.Module, family: Family) -> dict:
     return dict(
         params=count_params(model),
         nonzero=count_nonzero(model),
         macs=count_macs(model, family.single_frame)[''],
         checkpoint_mb=weights_mb(model),
-        latency_ms=latency,
     )
 
 
@@ -374,9 +372,9 @@ def _report(
         models=rows,
         notes=(
             f'One forward of one sample from {family.source}; checkpoint: '
-            f'weights only; latency: median of {options.latency_runs} on '
-            f'{options.device}, {torch.get_num_threads()} threads, PyTorch '
-            f'{torch.__version__}.'
+            f'weights only; latency: median of {options.latency_runs}, the '
+            f'models in turns, on {options.device}, '
+            f'{torch.get_num_threads()} threads, PyTorch {torch.__version__}.'
         ),
         versions=dict(mmprune=__version__, torch=torch.__version__),
     )

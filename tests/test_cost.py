@@ -1,6 +1,7 @@
 """Parameters and multiply-adds against numbers worked out by hand."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from mmprune.cost import (
     count_macs,
     count_nonzero,
     count_params,
-    measure_latency,
+    measure_latencies,
+    time_in_turns,
 )
 from mmprune.plan import PruningPlan
 from mmprune.surgery import apply_plan, kept_index
@@ -118,7 +120,30 @@ def test_without_an_example_there_are_no_macs():
     assert costs.total('params') > 0
 
 
-def test_latency_counts_runs_after_the_warm_up():
-    calls = []
-    assert measure_latency(lambda: calls.append(1), runs=3, warmup=2) >= 0
-    assert len(calls) == 5
+def test_models_are_timed_in_turns_after_the_warm_up():
+    calls, ticks = [], []
+    forwards = {n: lambda n=n: calls.append(n) for n in ('dense', 'pruned')}
+    times = time_in_turns(
+        forwards, runs=3, warmup=2, tick=lambda: ticks.append(1)
+    )
+    assert calls == ['dense', 'pruned'] * 5
+    assert {n: len(t) for n, t in times.items()} == dict(dense=3, pruned=3)
+    assert all(t >= 0 for each in times.values() for t in each)
+    assert len(ticks) == 5
+
+
+def test_the_latency_of_a_model_is_its_median(monkeypatch):
+    clock = [0.0]
+    steps = dict(slow=iter([9, 0.5, 0.1, 0.2]), fast=iter([9, 0.01, 1, 0.02]))
+    monkeypatch.setattr(time, 'perf_counter', lambda: clock[0])
+
+    def run(name):
+        clock[0] += next(steps[name])
+
+    forwards = {name: lambda name=name: run(name) for name in steps}
+    found = measure_latencies(forwards, runs=3)
+    assert found == pytest.approx(dict(slow=200, fast=20))
+
+
+def test_no_timed_run_means_no_latency():
+    assert measure_latencies(dict(one=lambda: 1 / 0), runs=0) == dict(one=None)

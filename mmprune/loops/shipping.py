@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..atomic_file import save_checkpoint
-from ..cost import count_macs, count_nonzero, count_params, measure_latency
+from ..cost import (
+    count_macs,
+    count_nonzero,
+    count_params,
+    measure_latencies,
+)
 from ..plan import PruningPlan
 from ..report import group_rows, kind_rows, save_json, weights_mb
 from ..surgery import apply_plan
@@ -50,9 +55,17 @@ def ship(
             f'(outputs differ by {difference:.1e} of their scale); it was '
             'not written, the masked checkpoints are whole'
         )
+    forwards = dict(
+        dense=lambda: masked(inputs[:1], mode='tensor'),
+        structured=lambda: pruned(inputs[:1], mode='tensor'),
+    )
+    latencies = measure_latencies(forwards, latency_runs)
+    # The copy that stands for the dense model is masked already.
+    dense = _row(masked, inputs, latencies['dense'])
+    dense['nonzero'] = dense['params']
     rows = dict(
-        dense=_row(masked, inputs, latency_runs, dense=True),
-        structured=_row(pruned, inputs, latency_runs),
+        dense=dense,
+        structured=_row(pruned, inputs, latencies['structured']),
     )
     if not loop.options.vit_structured:
         rows['unstructured'] = rows.pop('structured')
@@ -99,19 +112,17 @@ def _difference(masked: nn.Module, pruned: nn.Module, inputs: Tensor) -> float:
 
 
 def _row(
-    model: nn.Module, inputs: Tensor, runs: int, dense: bool = False
+    model: nn.Module, inputs: Tensor, latency_ms: float | None
 ) -> dict[str, Any]:
-    def one(net: nn.Module = model) -> Any:
+    def one(net: nn.Module) -> Any:
         return net(inputs[:1], mode='tensor')
 
-    params = count_params(model)
     return dict(
-        params=params,
-        # The copy that stands for the dense model is masked already.
-        nonzero=params if dense else count_nonzero(model),
+        params=count_params(model),
+        nonzero=count_nonzero(model),
         macs=count_macs(model, one)[''],
         checkpoint_mb=weights_mb(model),
-        latency_ms=measure_latency(one, runs=runs, warmup=1) if runs else None,
+        latency_ms=latency_ms,
     )
 
 
