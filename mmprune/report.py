@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from .atomic_file import write_whole
 from .groups import PruneGroup, named_tensors
 from .plan import PruningPlan
 
@@ -133,8 +134,9 @@ def uncovered_rows(
 
 
 def save_json(report: dict, path: Path) -> None:
-    """Writes the report as JSON."""
-    path.write_text(json.dumps(report, indent=1, default=str) + '\n')
+    """Writes the report as JSON, whole or not at all."""
+    text = json.dumps(report, indent=1, default=str) + '\n'
+    write_whole(path, text.encode())
 
 
 def summary_table(models: dict[str, Row]) -> str:

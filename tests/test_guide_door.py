@@ -2,8 +2,12 @@
 
 import importlib.util
 import json
+import os
 import pickle
+import runpy
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from mmprune.registry import DATASETS, LOOPS
 from mmprune.rounds import RewindPoint, RoundOptions
 
 ROOT = Path(__file__).resolve().parents[1]
+DOOR = ROOT / 'tools' / 'guides' / 'main_imp_fillback.py'
 # The guide's experiments, word by word but for the numbers.
 SAME = """
     --arch vit_small --dataset cifar10 --data {data} --vit_pretrained
@@ -109,6 +114,59 @@ def test_the_command_line_of_the_guide_runs(tmp_path, images, line, capsys):
     assert small(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     kept = [block.attn.num_heads for block in small.blocks]
     assert sum(kept) == 18 - 13 and min(kept) >= 1
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
+    words = [
+        '--dataset',
+        'digits',
+        '--arch',
+        'vit_tiny_patch16_224',
+        '--workers',
+        '0',
+    ]
+    words += ['--epochs', '1000', '--save_dir', str(tmp_path / 'run')]
+    words += ['--cfg-options', 'model.depth=1', 'model.embed_dim=24']
+    process = subprocess.Popen(
+        [sys.executable, str(DOOR), *words],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.time() + 120
+    while not (tmp_path / 'run' / 'latest.pth').exists():
+        assert process.poll() is None and time.time() < end
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    (line,) = [s for s in errors.splitlines() if 'stopped by' in s]
+    assert 'latest' in line or 'epoch_' in line
+    assert line.endswith('--resume') and 'main_imp_fillback.py' in line
+
+
+def test_the_door_takes_a_launcher(capsys):
+    with pytest.raises(SystemExit):
+        door.main(['--dataset', 'digits', '--launcher', 'pytorch'])
+    assert 'torchrun' in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_tested_without_what_its_training_began_with(
+    tmp_path,
+):
+    config = ROOT / 'projects/configs/vit/vit_tiny_digits_imp.py'
+    options = ['model.depth=1', 'model.embed_dim=24', 'model.num_heads=1']
+    cfg = load_config(str(config), options)
+    torch.save(
+        dict(state_dict=build_model(cfg).state_dict()), tmp_path / 'vit.pth'
+    )
+    main = runpy.run_path(str(ROOT / 'tools' / 'test.py'))['main']
+    metrics = main(
+        [str(config), str(tmp_path / 'vit.pth'), '--work-dir', str(tmp_path)]
+        + ['--cfg-options', *options, 'model.pretrained=gone.pth']
+    )
+    assert 0 <= metrics['Acc@1'] <= 100
 
 
 def test_an_untrained_init_is_no_pretrained_one(tmp_path, capsys):
@@ -252,6 +310,9 @@ def test_runs_are_compared_round_by_round(tmp_path, capsys):
         if 'image' in section:
             assert (out / section['image']).stat().st_size > 5000
     assert '| 1 | 80 | 70.5 | refill |' in capsys.readouterr().out
+    compare.main([str(one), str(two), '--lower-is-better', '--out', str(out)])
+    found = json.loads((out / 'comparison.json').read_text())
+    assert [row[-1] for row in found['rounds']['rows'][1:]] == ['two', 'one']
     with pytest.raises(SystemExit):
         compare.main([str(tmp_path)])
     assert 'has no rounds.json' in capsys.readouterr().err

@@ -7,8 +7,10 @@ report.json whose sections tools/report.py shows.
 """
 
 import argparse
+import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +21,9 @@ import matplotlib  # noqa: E402
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 
+from mmprune.atomic_file import write_whole  # noqa: E402
 from mmprune.cli import fail_in_one_sentence  # noqa: E402
+from mmprune.report import save_json  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,6 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('runs', nargs='+', help='folders with rounds.json; NAME=FOLDER too')
     add('--out', default='work_dirs/comparison', help='where results go')
     add('--metric', default='Acc@1')
+    add('--lower-is-better', action='store_true', help='as for a loss')
     return parser.parse_args(argv)
 
 
@@ -67,7 +72,9 @@ def curve(data: dict, metric: str) -> tuple[list[float], list[float]]:
     return gone, [e['metrics'].get(metric) for e in rounds]
 
 
-def rounds_table(runs: dict[str, dict], metric: str) -> dict:
+def rounds_table(
+    runs: dict[str, dict], metric: str, best_of: Callable = max
+) -> dict:
     """Returns a row per round: the metric of each run, and the best run."""
     length = max(len(data['rounds']) for data in runs.values())
     rows = []
@@ -81,7 +88,9 @@ def rounds_table(runs: dict[str, dict], metric: str) -> dict:
             None if values.get(name) is None else round(values[name], 2)
             for name in runs
         ]
-        best = max((v for v in values.values() if v is not None), default=None)
+        best = best_of(
+            (v for v in values.values() if v is not None), default=None
+        )
         winners = [k for k, v in values.items() if v is not None and v == best]
         rows.append([state, *shown, ' = '.join(winners)])
     return dict(columns=['state', *runs, 'best'], rows=rows)
@@ -127,8 +136,7 @@ def draw_accuracy(runs: dict[str, dict], metric: str, path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)
 
 
 def draw_sparsity(runs: dict[str, dict], path: Path) -> None:
@@ -159,8 +167,15 @@ def draw_sparsity(runs: dict[str, dict], path: Path) -> None:
                 ylabel='layer',
             )
     figure.colorbar(image, ax=axes, label='gone')
-    figure.savefig(path, dpi=120)
+    save(figure, path)
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """Writes a figure and forgets it."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=120)
     plt.close(figure)
+    write_whole(path, stream.getvalue())
 
 
 def sparsity_map(data: dict, kind: str) -> list[list[float]]:
@@ -176,7 +191,9 @@ def sparsity_map(data: dict, kind: str) -> list[list[float]]:
     ]
 
 
-def sections(runs: dict[str, dict], metric: str) -> list[dict]:
+def sections(
+    runs: dict[str, dict], metric: str, best_of: Callable = max
+) -> list[dict]:
     """Returns the comparison as sections of a report."""
     series = []
     for name, data in runs.items():
@@ -185,7 +202,7 @@ def sections(runs: dict[str, dict], metric: str) -> list[dict]:
     return [
         dict(
             title=f'{metric} of each round',
-            table=rounds_table(runs, metric),
+            table=rounds_table(runs, metric, best_of),
             series=series,
             x_label='pruning state',
             y_label=metric,
@@ -218,14 +235,15 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     draw_accuracy(runs, args.metric, out / 'accuracy.png')
     draw_sparsity(runs, out / 'sparsity.png')
-    parts = sections(runs, args.metric)
+    best_of = min if args.lower_is_better else max
+    parts = sections(runs, args.metric, best_of)
     tables = [part['table'] for part in parts if 'table' in part]
     page = '\n\n'.join(
         f'## {part["title"]}\n\n{markdown(part["table"])}'
         for part in parts
         if 'table' in part
     )
-    (out / 'comparison.md').write_text(f'# Pruning runs\n\n{page}\n')
+    write_whole(out / 'comparison.md', f'# Pruning runs\n\n{page}\n'.encode())
     found = dict(
         metric=args.metric,
         rounds=tables[0],
@@ -243,9 +261,9 @@ def main(argv: list[str] | None = None) -> None:
             for name, data in runs.items()
         },
     )
-    (out / 'comparison.json').write_text(json.dumps(found, indent=1))
+    save_json(found, out / 'comparison.json')
     report = dict(title='Iterative pruning compared', sections=parts)
-    (out / 'report.json').write_text(json.dumps(report, indent=1))
+    save_json(report, out / 'report.json')
     print(page)
     print(f'\nwrote {out}/comparison.json, .md, accuracy.png, sparsity.png')
 

@@ -7,12 +7,14 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 
 from mmprune import launch, training  # noqa: E402
 from mmprune.cli import (  # noqa: E402
@@ -67,9 +69,19 @@ def main(argv: list[str] | None = None) -> None:
     stem = Path(args.config).stem
     cfg.work_dir = args.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
     amend(cfg, args, say)
+    train(cfg, args.launcher, say)
+
+
+def train(cfg: Config, launcher: str, say: Callable[[str], None]) -> None:
+    """Starts the processes of a launcher and trains; stops in one sentence.
+
+    Raises:
+        ValueError: If the launcher does not work here or the training data
+            cannot be read.
+    """
     folder = Path(cfg.work_dir)
     with stoppable(lambda: _how_to_go_on(folder)):
-        cfg.launcher = launch.choose_launcher(args.launcher, 1, say)
+        cfg.launcher = launch.choose_launcher(launcher, 1, say)
         dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
         launch.start(cfg.launcher, dist_cfg, say)
         problem = training.data_problem(cfg, 'train_dataloader')

@@ -1,7 +1,13 @@
 """Models that a config can name, and loading them."""
 
 from .distilled import build_distilled_model
-from .loading import as_pruned, build_model, load_model, load_weights
+from .loading import (
+    as_pruned,
+    build_model,
+    load_model,
+    load_weights,
+    untrained,
+)
 from .pruned import build_pruned_model
 
 __all__ = [
@@ -11,4 +17,5 @@ __all__ = [
     'build_pruned_model',
     'load_model',
     'load_weights',
+    'untrained',
 ]

@@ -25,7 +25,7 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
             'config of a model, not of a data set or schedule'
         )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = _untrained(copy.deepcopy(cfg.model))
+    model = untrained(copy.deepcopy(cfg.model))
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if plan is not None:
@@ -49,13 +49,15 @@ def as_pruned(model: dict, plan: dict | str | Path) -> dict:
     """
     if model['type'] == 'mmprune.PrunedModel':
         return {**model, 'plan': plan}
-    model = _untrained(model)
+    model = untrained(model)
     return dict(type='mmprune.PrunedModel', model=model, plan=plan)
 
 
-def _untrained(model: dict) -> dict:
-    # The weights come from a checkpoint; where it is used, those that its
-    # training began with need not be there.
+def untrained(model: dict) -> dict:
+    """Returns a config without the weights that its training began with.
+
+    Where a checkpoint is used they need not be there.
+    """
     return {**model, 'pretrained': None} if model.get('pretrained') else model
 
 

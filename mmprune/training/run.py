@@ -14,7 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch.utils.data import DataLoader
 
 from ..compat import load_checkpoint_file
-from ..models import as_pruned, load_weights
+from ..models import as_pruned, load_weights, untrained
 from ..plan import checkpoint_plan
 
 
@@ -161,7 +161,9 @@ def evaluate(
         cfg.pop(key, None)
     cfg.pop('param_scheduler', None)
     loaded = load_checkpoint_file(checkpoint)
-    if checkpoint_plan(loaded) is not None:
+    if checkpoint_plan(loaded) is None:
+        cfg.model = untrained(cfg.model)
+    else:
         cfg.model = as_pruned(cfg.model, str(checkpoint))
     cfg.load_from, cfg.resume = str(checkpoint), False
     cfg.work_dir, cfg.launcher = str(work_dir), launcher

@@ -8,15 +8,17 @@ which. New runs are better started with tools/train.py.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 from mmengine.config import Config, DictAction  # noqa: E402
+from train import train  # noqa: E402
 
-from mmprune import training  # noqa: E402
+from mmprune import launch, training  # noqa: E402
 from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.rounds import RewindPoint  # noqa: E402
 
@@ -45,7 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     _add_run_flags(parser.add_argument)
     _add_pruning_flags(parser.add_argument)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def _add_run_flags(add) -> None:
@@ -68,6 +72,8 @@ def _add_run_flags(add) -> None:
     add('--save_dir', help='where checkpoints and logs go')
     add('--exp_name', help='name of the run in its logs and results')
     add('--resume', action='store_true', help='go on in save_dir')
+    add('--launcher', choices=launch.LAUNCHERS, default='none')
+    add('--local-rank', '--local_rank', type=int, default=0)
     add(
         '--cfg-options',
         nargs='+',
@@ -186,7 +192,8 @@ def _pretrained(args: argparse.Namespace) -> str | None:
         weights = RewindPoint.load(args.init).weights
         first = weights.get('blocks.0.attn.qkv.weight')
         std = 0.0 if first is None else first.float().std().item()
-        print(f'{args.init}: std of the first qkv weight {std:.3f}')
+        if launch.is_first():
+            print(f'{args.init}: std of the first qkv weight {std:.3f}')
         if args.vit_pretrained and std < LEAST_STD:
             raise ValueError(
                 f'--vit_pretrained was given, but {args.init} looks '
@@ -259,16 +266,14 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config_from(args)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    training.with_safety(cfg)
+    say = print if launch.is_first() else (lambda _: None)
+    training.with_safety(cfg, say=say)
     if args.resume:
         last = training.last_checkpoint(Path(cfg.work_dir))
         if last is None:
             raise ValueError(f'--resume: no checkpoint in {cfg.work_dir}')
         cfg.load_from, cfg.resume = str(last), True
-    problem = training.data_problem(cfg, 'train_dataloader')
-    if problem:
-        raise ValueError(problem)
-    training.runner_for(cfg).train()
+    train(cfg, args.launcher, say)
 
 
 if __name__ == '__main__':
