@@ -62,14 +62,11 @@ def train_set(root: Path, pipeline=(), **kwargs) -> NuScenesVADDataset:
     return NuScenesVADDataset(name, str(root), pipeline=pipeline, **options)
 
 
-def test_set(root: Path, pipeline=(), **kwargs) -> NuScenesVADDataset:
+def val_set(root: Path, pipeline=(), **kwargs) -> NuScenesVADDataset:
     name = kwargs.pop('name', TRAIN)
     return NuScenesVADDataset(
         name, str(root), pipeline=pipeline, test_mode=True, **kwargs
     )
-
-
-test_set.__test__ = False
 
 
 def rewrite(root: Path, change, name: str = TRAIN) -> None:
@@ -100,7 +97,7 @@ def make_official(content: dict) -> None:
 
 
 def test_a_test_sample_holds_everything_that_is_evaluated(made, pipelines):
-    dataset = test_set(made, pipelines['test'])
+    dataset = val_set(made, pipelines['test'])
     assert len(dataset) == 4
     sample = dataset[1]
     data = sample['data_samples']
@@ -124,13 +121,13 @@ def test_a_test_sample_holds_everything_that_is_evaluated(made, pipelines):
 
 def test_boxes_are_those_of_mmdet3d_1(made):
     """The car: bottom centre, length before width, heading along y."""
-    box = test_set(made)[0]['gt_bboxes_3d'].tensor[0].tolist()
+    box = val_set(made)[0]['gt_bboxes_3d'].tensor[0].tolist()
     expected = [2, 9.1, -1.6, 4.0, 2.0, 1.6, math.pi / 2, 0, 2]
     assert box == pytest.approx(expected, abs=1e-6)
 
 
 def test_attributes_come_in_the_order_of_the_losses(made):
-    results = test_set(made)[0]
+    results = val_set(made)[0]
     car = results['attr_labels'][0]
     assert car[:12].tolist() == [0, 1, 0, 1] + [0] * 8
     assert car[12:18].tolist() == [1, 1, 0, 0, 0, 0]
@@ -141,14 +138,14 @@ def test_attributes_come_in_the_order_of_the_losses(made):
 
 def test_lidar2img_projects_the_car_into_the_front_camera(made):
     """8.1 m ahead of the camera, 2 m to the right, half a metre below."""
-    results = test_set(made)[0]
+    results = val_set(made)[0]
     pixel = results['lidar2img'][0] @ [2, 9.1, -0.8, 1]
     expected = [80 + 100 * 2 / 8.1, 45 + 100 * 0.5 / 8.1]
     assert (pixel[:2] / pixel[2]).tolist() == pytest.approx(expected)
 
 
 def test_map_targets_are_twenty_points_per_line(made):
-    gt_map = test_set(made)[0]['gt_map']
+    gt_map = val_set(made)[0]['gt_map']
     assert gt_map['labels'].tolist() == [0, 1, 2, 2]
     assert gt_map['pts'].shape == (4, 20, 2)
     assert gt_map['pts'][0, :, 1] == pytest.approx(np.linspace(-30, 30, 20))
@@ -163,7 +160,7 @@ def test_the_sign_of_the_quaternion_is_kept(root):
         info['ego2global_rotation'] = [-1.0, 0.0, 0.0, 0.0]
 
     rewrite(root, negate)
-    assert test_set(root)[0]['can_bus'][3:7].tolist() == [-1] * 4
+    assert val_set(root)[0]['can_bus'][3:7].tolist() == [-1] * 4
 
 
 # ---- training
@@ -256,9 +253,7 @@ def test_a_keyframe_without_box_or_line_is_replaced(root, pipelines):
     every = train_set(root, pipelines['train'], filter_empty_gt=False)
     found = [every[i]['data_samples'].token[-1] for i in range(4)]
     assert found == ['0', '1', '2', '3']
-    assert (
-        len(test_set(root, pipelines['test'])[1]['data_samples'].gt_map) == 0
-    )
+    assert len(val_set(root, pipelines['test'])[1]['data_samples'].gt_map) == 0
 
 
 def test_attributes_are_filtered_with_their_boxes(root, pipelines):
@@ -275,9 +270,9 @@ def test_attributes_are_filtered_with_their_boxes(root, pipelines):
 
 
 def test_an_official_file_is_read_as_it_is(root, pipelines):
-    before = test_set(root)[2], train_set(root, pipelines['train'])
+    before = val_set(root)[2], train_set(root, pipelines['train'])
     rewrite(root, make_official)
-    after = test_set(root)[2], train_set(root, pipelines['train'])
+    after = val_set(root)[2], train_set(root, pipelines['train'])
     for key in ('can_bus', 'attr_labels', 'gt_labels_3d', 'lidar2img'):
         assert np.allclose(before[0][key], after[0][key]), key
     boxes = [results[0]['gt_bboxes_3d'].tensor for results in (before, after)]
@@ -303,15 +298,15 @@ def test_pickles_of_other_numpy_versions_are_read(root):
     assert b'numpy.core' in raw
     for variant in (raw, raw.replace(b'numpy.core', b'numpy._core')):
         (root / TRAIN).write_bytes(variant)
-        assert len(test_set(root)) == 4
+        assert len(val_set(root)) == 4
 
 
 def test_a_moved_folder_is_read(root, tmp_path):
-    before = test_set(root)[0]['img_path'][0]
+    before = val_set(root)[0]['img_path'][0]
     other = tmp_path / 'elsewhere' / 'nuscenes'
     shutil.move(root, other)
     assert before == str(root / 'samples/CAM_FRONT/scene-0061_0.jpg')
-    for dataset in (test_set(other), test_set('', name=str(other / TRAIN))):
+    for dataset in (val_set(other), val_set('', name=str(other / TRAIN))):
         path = dataset[0]['img_path'][0]
         assert path == str(other / 'samples/CAM_FRONT/scene-0061_0.jpg')
 
@@ -321,7 +316,7 @@ def test_original_paths_are_found_below_data_root(root, tmp_path):
     infos = tmp_path / 'infos'
     infos.mkdir()
     shutil.move(root / TRAIN, infos / TRAIN)
-    path = test_set(root, name=str(infos / TRAIN))[0]['img_path'][0]
+    path = val_set(root, name=str(infos / TRAIN))[0]['img_path'][0]
     assert path == str(root / 'samples/CAM_FRONT/scene-0061_0.jpg')
 
 
@@ -335,14 +330,14 @@ def test_absolute_paths_serve_where_nothing_else_does(root, tmp_path):
     infos = tmp_path / 'infos'
     infos.mkdir()
     shutil.move(root / TRAIN, infos / TRAIN)
-    path = test_set(infos)[0]['img_path'][0]
+    path = val_set(infos)[0]['img_path'][0]
     assert path == str(root / 'samples/CAM_FRONT/scene-0061_0.jpg')
 
 
 def test_a_file_without_any_picture_is_refused(root):
     shutil.rmtree(root / 'samples')
     with pytest.raises(FileNotFoundError, match='set data_root to the folder'):
-        test_set(root)
+        val_set(root)
 
 
 def test_scenes_stay_together_when_their_times_overlap(root):
@@ -355,7 +350,7 @@ def test_scenes_stay_together_when_their_times_overlap(root):
         content['infos'] = [*others[::-1], *content['infos'][::-1]]
 
     rewrite(root, mix)
-    dataset = test_set(root)
+    dataset = val_set(root)
     tokens = [dataset.get_data_info(i)['token'] for i in range(6)]
     first = [f'scene-0061 {i}' for i in range(4)]
     assert tokens == ['scene-0103 0', 'scene-0103 1', *first]
@@ -363,7 +358,7 @@ def test_scenes_stay_together_when_their_times_overlap(root):
 
 def test_a_keyframe_of_mmdet3d_1_is_read(tmp_path, pipelines):
     path = write_keyframe(tmp_path)
-    sample = test_set('', pipelines['test'], name=str(path))[0]
+    sample = val_set('', pipelines['test'], name=str(path))[0]
     data = sample['data_samples']
     assert data.gt_map.pts.shape == (7, 20, 2)
     assert data.gt_instances_3d.attr_labels.shape[1] == 34
@@ -381,7 +376,7 @@ def test_the_test_split_has_no_ground_truth(root):
 
     rewrite(root, forget)
     shutil.rmtree(root / 'maps')
-    results = test_set(root)[0]
+    results = val_set(root)[0]
     assert len(results['gt_bboxes_3d']) == 0
     assert not {'gt_map', 'gt_ego'} & results.keys()
     with pytest.raises(ValueError, match='no gt_agent_fut_trajs.*create_data'):
@@ -394,7 +389,7 @@ def test_a_pickle_with_code_is_refused(root):
     content = dict(infos=[bomb], metadata={})
     (root / TRAIN).write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match='mkdir, and only plain containers'):
-        test_set(root)
+        val_set(root)
     assert not marker.exists()
 
 
@@ -417,22 +412,22 @@ def test_map_lines_of_the_cache_file_serve_in_evaluation(root):
     ]
     path = root / 'nuscenes_map_anns_val.json'
     path.write_text(json.dumps(dict(GTs=cached)))
-    dataset = test_set(root, map_ann_file=path.name)
+    dataset = val_set(root, map_ann_file=path.name)
     gt_map = dataset[0]['gt_map']
     assert gt_map['labels'].tolist() == [0]
     assert gt_map['lines'][0].tolist() == vectors[0]['pts']
     path.write_text(json.dumps(dict(GTs=cached[1:])))
     with pytest.raises(ValueError, match='no map lines for keyframe scene'):
-        test_set(root, map_ann_file=path.name)
+        val_set(root, map_ann_file=path.name)
     path.write_text('[]')
     with pytest.raises(ValueError, match='has another layout than VAD'):
-        test_set(root, map_ann_file=path.name)
+        val_set(root, map_ann_file=path.name)
 
 
 def test_training_without_map_is_refused(root):
     rewrite(root, make_official)
     shutil.rmtree(root / 'maps')
-    assert 'gt_map' not in test_set(root)[0]
+    assert 'gt_map' not in val_set(root)[0]
     with pytest.raises(ValueError, match='4 keyframes .* have no map lines'):
         train_set(root)
 
@@ -440,7 +435,7 @@ def test_training_without_map_is_refused(root):
 def test_lines_of_another_region_are_not_used(root):
     """A region twice as long: the divider is twice as long."""
     region = (-15.0, -60.0, -2.0, 15.0, 60.0, 2.0)
-    pts = test_set(root, pc_range=region)[0]['gt_map']['pts']
+    pts = val_set(root, pc_range=region)[0]['gt_map']['pts']
     assert pts[0, [0, -1], 1].tolist() == [-60, 60]
     shutil.rmtree(root / 'maps')
     with pytest.raises(ValueError, match='region of 30 x 120 m'):
@@ -448,7 +443,7 @@ def test_lines_of_another_region_are_not_used(root):
 
 
 def test_points_per_line_are_as_asked(made):
-    gt_map = test_set(made, map_fixed_ptsnum_per_line=5)[0]['gt_map']
+    gt_map = val_set(made, map_fixed_ptsnum_per_line=5)[0]['gt_map']
     assert gt_map['pts'].shape == (4, 5, 2)
     assert gt_map['shift_pts'].shape == (4, 4, 5, 2)
 
@@ -475,7 +470,7 @@ def test_a_bad_picture_is_named(root, pipelines, damage):
     with pytest.raises(ValueError, match=message):
         train_set(root, pipelines['train'])[2]
     for corrupt in ('fatal', 'skip'):
-        dataset = test_set(root, pipelines['test'], corrupt=corrupt)
+        dataset = val_set(root, pipelines['test'], corrupt=corrupt)
         with pytest.raises(ValueError, match=message):
             dataset[2]
 
@@ -519,8 +514,8 @@ def test_training_skips_a_bad_picture_and_says_so_once(root, pipelines):
 def test_a_bad_record_is_named_or_left_out(root, change, message):
     rewrite(root, lambda content: change(content['infos'][1]))
     with pytest.raises(ValueError, match=f'keyframe 1 of .*{message}'):
-        test_set(root)
-    for make in (test_set, train_set):
+        val_set(root)
+    for make in (val_set, train_set):
         with pytest.warns(UserWarning, match=message):
             dataset = make(root, corrupt='skip')
         tokens = [dataset.get_data_info(i)['token'] for i in range(3)]
@@ -537,7 +532,7 @@ def test_a_file_of_bad_records_only_is_refused(root):
         pytest.warns(UserWarning, match='keyframe 0 of'),
         pytest.raises(ValueError, match='no keyframe that can be used, of 4'),
     ):
-        test_set(root, corrupt='skip')
+        val_set(root, corrupt='skip')
 
 
 @pytest.mark.parametrize(
@@ -583,7 +578,7 @@ def test_a_dataloader_serves_the_published_config(made, monkeypatch, workers):
 
 def test_samples_stay_packed_until_they_are_asked_for(made):
     """Workers share one block of bytes, not thousands of objects."""
-    dataset = test_set(made)
+    dataset = val_set(made)
     assert dataset.data_list == []
     assert dataset.data_bytes.dtype == np.uint8
 
