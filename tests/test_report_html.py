@@ -495,12 +495,21 @@ def test_a_metric_is_drawn_beside_the_dense_model(tmp_path):
 
 
 def test_a_single_evaluation_is_listed_once(tmp_path):
-    folder = write_run(tmp_path / 'run')
+    metrics = dict(dense=dict(mAP=0.5))
+    folder = write_run(tmp_path / 'run', dict(REPORT, metrics=metrics))
     log = [iteration(1, 2.0), dict(mAP=0.3, step=1)]
     write_log(folder / 'fine_tuned', '20260101_000000', log)
     text = Page(render(folder)).text
     assert 'mAP dense model 1 0.3 0.5' in text
     assert text.count('1 0.3 0.5') == 1
+
+
+def test_a_single_evaluation_is_not_drawn_beside_its_row(tmp_path):
+    metrics = dict(dense=dict(mAP=0.5), recovered=dict(mAP=0.3))
+    folder = write_run(tmp_path / 'run', dict(REPORT, metrics=metrics))
+    log = [iteration(1, 2.0), dict(mAP=0.3, step=1)]
+    write_log(folder / 'fine_tuned', '20260101_000000', log)
+    assert 'mAP, evaluated' not in Page(render(folder)).text
 
 
 def test_of_many_losses_the_largest_are_drawn(tmp_path):

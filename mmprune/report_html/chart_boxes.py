@@ -54,9 +54,18 @@ def series_chart(section: Mapping) -> dict | None:
 def _metric_charts(run: Run, report: Mapping) -> list[dict | None]:
     """One chart per metric, with the dense model's value as a line."""
     x_label = 'epoch' if run.val_by_epoch else 'iteration'
-    dense = (report.get('metrics') or {}).get('dense', {})
+    metrics = report.get('metrics') or {}
+    dense = metrics.get('dense', {})
+    recovered = {
+        name
+        for model, values in metrics.items()
+        if model.startswith('recovered')
+        for name in values
+    }
     charts = []
     for name in _first_metrics(run, report):
+        if len(run.val[name].steps) == 1 and name in recovered:
+            continue  # the table of metrics says the same
         shown = {name: run.val[name]}
         if isinstance(dense.get(name), int | float):
             steps = run.val[name].steps
