@@ -27,7 +27,17 @@ class UnitRegion:
 
     def clear(self) -> None:
         """Writes ``fill``, in place."""
-        self.tensor.data.index_fill_(self.dim, self.index, self.fill)
+        data = self.tensor.data
+        if self.fill:
+            data.index_fill_(self.dim, self.index, self.fill)
+            return
+        # For columns several times as fast as index_fill_, and this runs
+        # after every step.
+        keep = data.new_ones(data.shape[self.dim])
+        keep.index_fill_(0, self.index, 0)
+        shape = [1] * data.ndim
+        shape[self.dim] = -1
+        data.mul_(keep.view(shape))
 
     def pull(self, strength: float) -> None:
         """Adds ``strength`` x weight to the gradient, in place."""
