@@ -102,11 +102,26 @@ def load_config(path: str, options: list[str] | None = None) -> Config:
             f'{path} cannot be read as an mmengine config: '
             f'{type(error).__name__}: {error}'
         ) from error
-    if options:
-        cfg.merge_from_dict(_parse(options))
+    merge_options(cfg, options)
     if 'model' not in cfg:
         raise ValueError(f'{path} has no `model`; give the config of a model')
     return cfg
+
+
+def merge_options(cfg: Config, options: list[str] | None) -> None:
+    """Merges ``KEY=VALUE`` options into a config, in place.
+
+    Raises:
+        ValueError: If one is no such pair or does not fit the config.
+    """
+    if not options:
+        return
+    try:
+        cfg.merge_from_dict(_parse(options))
+    except TypeError as error:
+        raise ValueError(
+            f'--cfg-options do not fit the config: {error}'
+        ) from error
 
 
 def _parse(options: list[str]) -> dict:

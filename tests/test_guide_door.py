@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -169,6 +170,20 @@ def test_a_checkpoint_is_tested_without_what_its_training_began_with(
     assert 0 <= metrics['Acc@1'] <= 100
 
 
+def test_the_door_resumes_without_a_checkpoint_by_starting_anew(
+    tmp_path, capsys, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(door, 'train', lambda cfg, *_: seen.append(cfg))
+    words = ['--dataset', 'digits', '--save_dir', str(tmp_path), '--resume']
+    door.main(words)
+    assert 'starting anew' in capsys.readouterr().out
+    assert not seen[0].get('resume')
+    with pytest.raises(SystemExit):
+        door.main([*words, '--cfg-options', 'model'])
+    assert 'takes KEY=VALUE' in capsys.readouterr().err
+
+
 def test_an_untrained_init_is_no_pretrained_one(tmp_path, capsys):
     init = trained(tmp_path)
     point = RewindPoint.load(init)
@@ -316,6 +331,10 @@ def test_runs_are_compared_round_by_round(tmp_path, capsys):
     with pytest.raises(SystemExit):
         compare.main([str(tmp_path)])
     assert 'has no rounds.json' in capsys.readouterr().err
+    (tmp_path / 'rounds.json').write_text('{}')
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path)])
+    assert "has no metric 'Acc@1'" in capsys.readouterr().err
 
 
 def test_a_sweep_leaves_finished_runs_alone(tmp_path, capsys):
@@ -357,6 +376,35 @@ def test_a_sweep_uses_each_device_once_at_a_time(tmp_path, monkeypatch):
     assert sweep.sweep(waiting, ['0', '1'], []) == []
     assert [name for name, _ in seen] == list('abcde')
     assert {device for _, device in seen} == {'0', '1'}
+
+
+def test_a_sweep_that_is_stopped_ends_its_runs(tmp_path, monkeypatch, capsys):
+    ended = []
+
+    class Run:
+        def poll(self):
+            signal.raise_signal(signal.SIGTERM)
+
+        def terminate(self):
+            ended.append(self)
+
+    monkeypatch.setattr(sweep, 'start', lambda *_: Run())
+    config = ROOT / 'projects/configs/vit/vit_tiny_digits_imp.py'
+    with pytest.raises(SystemExit) as end:
+        sweep.main([str(config), '--work-dir', str(tmp_path)])
+    assert end.value.code == 143 and len(ended) == 1
+    assert 'stopped by SIGTERM' in capsys.readouterr().err
+
+
+def test_a_sweep_that_cannot_be_compared_says_so(tmp_path, capsys):
+    config = ROOT / 'projects/configs/vit/vit_tiny_digits_imp.py'
+    folder = tmp_path / config.stem
+    folder.mkdir()
+    (folder / 'rounds.json').write_text('{"shipped": "x"}')
+    with pytest.raises(SystemExit) as end:
+        sweep.main([str(config), '--work-dir', str(tmp_path)])
+    assert end.value.code == 2
+    assert 'are not compared' in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there_is_refused():

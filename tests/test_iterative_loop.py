@@ -17,6 +17,7 @@ from mmprune.adapters import vit_groups
 from mmprune.compat import load_checkpoint_file
 from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
+from mmprune.rounds.scores import unit_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS, NEURONS = 2 * 4, 2 * 64
@@ -493,6 +494,12 @@ def test_an_init_file_is_written_once_and_read_by_the_next_run(tmp_path):
     assert path.read_bytes() == written
 
 
+def test_a_negative_number_of_timed_runs_is_refused(tmp_path):
+    runner = Runner.from_cfg(config(tmp_path, latency_runs=-1))
+    with pytest.raises(ValueError, match='latency_runs must be a whole'):
+        runner.train()
+
+
 def test_pt_insists_on_pretrained_weights(tmp_path):
     runner = Runner.from_cfg(config(tmp_path, prune_type='pt'))
     with pytest.raises(ValueError, match='starts from pretrained weights'):
@@ -597,6 +604,23 @@ def test_resuming_without_the_rewind_point_is_refused(tmp_path):
 
 
 # -------------------------------------------------------------- distributed
+
+
+def test_remaining_weights_of_neurons_follow_their_own_ratio(
+    tmp_path, monkeypatch
+):
+    asked = []
+
+    def spy(model, groups, options, sparsity, *rest):
+        asked.append(sparsity)
+        return unit_scores(model, groups, options, sparsity, *rest)
+
+    monkeypatch.setattr('mmprune.loops.iterative.unit_scores', spy)
+    cfg = config(tmp_path, criteria='remain', vit_prune_target='mlp', rate=0.0)
+    cfg.train_cfg.update(mlp_prune_ratio=0.5, pruning_times=2)
+    train(cfg)
+    assert asked == [0.5]
+
 
 WORKER = """
 import sys

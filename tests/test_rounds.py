@@ -178,6 +178,8 @@ def test_the_penalty_of_the_guide():
         (dict(min_heads_per_layer=0), 'min_heads_per_layer must be'),
         (dict(struct='regroup'), 'struct must be one of refill, rsst'),
         (dict(RST_schedule='x^4'), 'RST_schedule must be one of x, x^2'),
+        (dict(rate='most'), "rate must be a number, found 'most'"),
+        (dict(exponents=None), 'exponents must be a number, found None'),
         (dict(fillback_rate=2), 'fillback_rate is a fraction'),
         (dict(exponents=0), 'exponents be positive'),
         (dict(rewind_epoch=1), "needs prune_type='rewind_lt'"),

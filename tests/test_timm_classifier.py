@@ -117,6 +117,7 @@ def test_init_weights_leaves_timms_own():
     [
         (dict(model='vit_minuscule'), "has no model 'vit_minuscule'; it has"),
         (dict(deepness=3), 'timm cannot build vit_tiny_patch16_224'),
+        (dict(num_heads=5), 'timm cannot build vit_tiny_patch16_224'),
         (dict(pretrained='nowhere.pth'), 'there is no checkpoint at nowhere'),
     ],
 )

@@ -114,6 +114,17 @@ def test_sigterm_is_one_sentence_with_the_command_to_resume(config, tmp_path):
     assert load_checkpoint_file(work / 'latest.pth')['meta']['epoch'] >= 2
 
 
+@pytest.mark.parametrize('flag', [['--resume', 'a.pth'], ['--resume=a.pth']])
+def test_the_command_to_resume_names_a_checkpoint_only_without_a_later_one(
+    monkeypatch, tmp_path, flag
+):
+    hint = runpy.run_path(str(TRAIN))['_how_to_go_on']
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'c.py', *flag, '--amp'])
+    assert hint(tmp_path).endswith('train.py c.py --amp --resume a.pth')
+    (tmp_path / 'latest.pth').touch()
+    assert hint(tmp_path).endswith('train.py c.py --amp --resume')
+
+
 @pytest.mark.parametrize(
     ('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
@@ -152,6 +163,7 @@ def fails(capsys, call, *args):
         (['--resume', '/nowhere.pth'], 'no checkpoint at /nowhere.pth'),
         (['--launcher', 'slurm'], 'SLURM_PROCID'),
         (['--cfg-options', 'train_cfg=None'], 'has no `train_cfg`'),
+        (['--cfg-options', 'model.type.x=1'], 'do not fit the config'),
         (
             ['--cfg-options', 'train_dataloader.dataset.folder=/nowhere'],
             '/nowhere',

@@ -54,8 +54,9 @@ def load(runs: list[str], metric: str) -> dict[str, dict]:
                 'run with IterativePruningLoop'
             )
         data = json.loads(path.read_text())
-        if not data['rounds'] or metric not in data['rounds'][0]['metrics']:
-            known = data['rounds'] and list(data['rounds'][0]['metrics'])
+        rounds = data.get('rounds')
+        if not rounds or metric not in rounds[0]['metrics']:
+            known = rounds and list(rounds[0]['metrics'])
             raise ValueError(
                 f'{path} has no metric {metric!r}, it has {known or "none"}'
             )

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from mmprune.cli import fail_in_one_sentence  # noqa: E402
+from mmprune.cli import fail_in_one_sentence, stoppable  # noqa: E402
 
 EXPERIMENTS = [
     f'projects/configs/vit/vit_small_{data}_{method}_70p.py'
@@ -131,14 +131,16 @@ def main(argv: list[str] | None = None) -> None:
         if finished(folder):
             print(f'{config} is finished and left alone: {folder}', flush=True)
     waiting = [(c, f) for c, f in runs if not finished(f)]
-    failed = sweep(waiting, find_devices(args.gpu_ids), args.cfg_options)
+    with stoppable(lambda: 'the same command goes on'):
+        failed = sweep(waiting, find_devices(args.gpu_ids), args.cfg_options)
     done = [str(folder) for _, folder in runs if finished(folder)]
     if done:
         command = [
             *(sys.executable, str(ROOT / 'tools' / 'compare_rounds.py')),
             *(*done, '--out', args.work_dir),
         ]
-        subprocess.run(command, check=True)
+        if subprocess.run(command).returncode:
+            raise ValueError(f'the runs in {args.work_dir} are not compared')
     if failed:
         raise ValueError(
             f'{len(failed)} of {len(runs)} runs failed: {", ".join(failed)}'

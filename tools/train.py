@@ -122,10 +122,17 @@ def amend(cfg, args: argparse.Namespace, say) -> None:
 
 
 def _how_to_go_on(folder: Path) -> str:
-    words = [w for w in sys.argv if w != '--resume']
     last = training.last_checkpoint(folder)
     kept = f'the last good checkpoint is {last}' if last else 'no checkpoint'
-    return f'{kept}; go on with: python {shlex.join(words)} --resume'
+    words = [w for w in sys.argv if not w.startswith('--resume=')]
+    named = [w.partition('=')[2] for w in sys.argv if w not in words]
+    if '--resume' in words:
+        at = words.index('--resume')
+        named = [w for w in words[at + 1 : at + 2] if not w.startswith('-')]
+        del words[at : at + 1 + len(named)]
+    # A checkpoint that was named is older than the last one, if there is one.
+    words += ['--resume', *([] if last else named)]
+    return f'{kept}; go on with: python {shlex.join(words)}'
 
 
 if __name__ == '__main__':

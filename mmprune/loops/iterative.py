@@ -69,6 +69,11 @@ class IterativePruningLoop(EpochBasedTrainLoop):
     ) -> None:
         RoundOptions.check_names(options)
         self.options = RoundOptions(**options)
+        if not isinstance(latency_runs, int) or latency_runs < 0:
+            raise ValueError(
+                'latency_runs must be a whole number that is not negative, '
+                f'found {latency_runs!r}; 0 measures nothing'
+            )
         super().__init__(
             runner,
             dataloader,
@@ -300,11 +305,12 @@ class IterativePruningLoop(EpochBasedTrainLoop):
             'saliency',
         ):
             batch = self._batch()
+        kind = 'head' if self.options.targets('head') else 'neuron'
         scores = unit_scores(
             self.model,
             self.rounds.groups,
             self.options,
-            self.options.sparsity('head', event),
+            self.options.sparsity(kind, event),
             batch,
             _loss,
         )

@@ -154,5 +154,5 @@ def _create(model: str, options: dict) -> nn.Module:
         )
     try:
         return timm.create_model(model, pretrained=False, **options)
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise ValueError(f'timm cannot build {model}: {error}') from error

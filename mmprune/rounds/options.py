@@ -181,6 +181,19 @@ class RoundOptions:
                     f'{name} must be a whole number of at least 1, found '
                     f'{value!r}'
                 )
+        for name in (
+            'rate',
+            'mlp_prune_ratio',
+            'fillback_rate',
+            'rewind_epoch',
+            'reg_granularity_prune',
+            'exponents',
+        ):
+            value = getattr(self, name)
+            if value is None and name == 'mlp_prune_ratio':
+                continue
+            if not isinstance(value, int | float):
+                raise ValueError(f'{name} must be a number, found {value!r}')
         for name in ('rate', 'mlp_prune_ratio'):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

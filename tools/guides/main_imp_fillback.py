@@ -15,11 +15,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from train import train  # noqa: E402
 
 from mmprune import launch, training  # noqa: E402
-from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
+from mmprune.cli import (  # noqa: E402
+    fail_in_one_sentence,
+    load_config,
+    merge_options,
+)
 from mmprune.rounds import RewindPoint  # noqa: E402
 
 CONFIGS = ROOT / 'projects' / 'configs' / 'vit'
@@ -74,13 +78,7 @@ def _add_run_flags(add) -> None:
     add('--resume', action='store_true', help='go on in save_dir')
     add('--launcher', choices=launch.LAUNCHERS, default='none')
     add('--local-rank', '--local_rank', type=int, default=0)
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='as in mmengine',
-    )
+    add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in mmengine')
 
 
 def _add_pruning_flags(add) -> None:
@@ -264,15 +262,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check(args)
     cfg = config_from(args)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     say = print if launch.is_first() else (lambda _: None)
     training.with_safety(cfg, say=say)
     if args.resume:
         last = training.last_checkpoint(Path(cfg.work_dir))
         if last is None:
-            raise ValueError(f'--resume: no checkpoint in {cfg.work_dir}')
-        cfg.load_from, cfg.resume = str(last), True
+            say(f'--resume: no checkpoint in {cfg.work_dir}, starting anew')
+        else:
+            cfg.load_from, cfg.resume = str(last), True
     train(cfg, args.launcher, say)
 
 
