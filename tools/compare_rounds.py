@@ -133,6 +133,7 @@ def draw_accuracy(runs: dict[str, dict], metric: str, path: Path) -> None:
         axes[0].plot(states, values, marker='o', label=name)
         axes[1].plot([100 * g for g in gone], values, marker='o', label=name)
     axes[0].set(xlabel='pruning state', ylabel=metric)
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     axes[1].set(xlabel='units gone (%)', ylabel=metric)
     for axis in axes:
         axis.grid(alpha=0.3)
