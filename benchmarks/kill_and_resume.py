@@ -25,19 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import torch  # noqa: E402
-from tiny_project import CONFIG, write_checkpoint, write_config  # noqa: E402
+from tiny_project import (  # noqa: E402
+    CONFIG,
+    LIVELY,
+    write_checkpoint,
+    write_config,
+)
 
 from mmprune.compat import load_checkpoint_file  # noqa: E402
 
-LIVELY = """
-model = dict(type='TinyModel', width=16, dropout=0.3)
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='TinyImages', count=8, noise=0.5),
-)
-"""
 COMMAND = [sys.executable, str(ROOT / 'tools' / 'prune_and_retrain.py')]
 FLAGS = ['--fine-tune', '--train', 'both', '--no-eval']
 # Without so many timed forwards a tiny model is pruned too fast to be hit.

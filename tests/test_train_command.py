@@ -10,21 +10,14 @@ import time
 import pytest
 import torch
 from conftest import ROOT
-from tiny_project import CONFIG, write_checkpoint, write_config
+from tiny_project import CONFIG, LIVELY, write_checkpoint, write_config
 
 from mmprune.cli import stoppable
 from mmprune.compat import load_checkpoint_file
 
 TRAIN = ROOT / 'tools' / 'train.py'
 TEST = ROOT / 'tools' / 'test.py'
-LIVELY = """
-model = dict(type='TinyModel', width=16, dropout=0.3)
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='TinyImages', count=8, noise=0.5),
-)
+SEEDED = """
 train_cfg = dict(by_epoch=True, max_epochs=3)
 randomness = dict(seed=3)
 """
@@ -32,7 +25,7 @@ randomness = dict(seed=3)
 
 @pytest.fixture
 def config(tmp_path):
-    return write_config(tmp_path, CONFIG + LIVELY)
+    return write_config(tmp_path, CONFIG + LIVELY + SEEDED)
 
 
 def train(config, *flags, work='work'):

@@ -15,7 +15,13 @@ from conftest import ROOT
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import LinearLR
 from mmengine.runner import Runner
-from tiny_project import CONFIG, IMAGE, write_checkpoint, write_config
+from tiny_project import (
+    CONFIG,
+    IMAGE,
+    LIVELY,
+    write_checkpoint,
+    write_config,
+)
 
 from mmprune.atomic_file import save_checkpoint
 from mmprune.compat import load_checkpoint_file
@@ -529,18 +535,6 @@ def test_force_removes_the_training_of_an_older_run(files):
     folder = run(files, '--fine-tune', '--fine-tune-epochs', 1)
     run(files, '--force')
     assert not (folder / 'fine_tuned').exists()
-
-
-# Training that draws random numbers in the model and in the data.
-LIVELY = """
-model = dict(type='TinyModel', width=16, dropout=0.3)
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='TinyImages', count=8, noise=0.5),
-)
-"""
 
 
 def start(files, *flags, out='out'):

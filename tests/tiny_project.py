@@ -41,6 +41,16 @@ train_cfg = dict(by_epoch=True, max_epochs=1)
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
 default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
 """
+# Put behind CONFIG: training draws random numbers in the model and the data.
+LIVELY = """
+model = dict(type='TinyModel', width=16, dropout=0.3)
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='TinyImages', count=8, noise=0.5),
+)
+"""
 IMAGE = torch.linspace(-1, 1, 3 * 12 * 12).view(1, 3, 12, 12)
 
 
