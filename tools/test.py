@@ -20,8 +20,7 @@ from mmengine.registry import METRICS, init_default_scope  # noqa: E402
 from mmprune import launch, training  # noqa: E402
 from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.compat import load_checkpoint_file, trust_checkpoints  # noqa: E402
-from mmprune.models import as_pruned, load_weights, untrained  # noqa: E402
-from mmprune.plan import checkpoint_plan  # noqa: E402
+from mmprune.models import fitted, load_weights  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -81,10 +80,7 @@ def main(argv: list[str] | None = None) -> dict:
     checkpoint = load_checkpoint_file(
         args.checkpoint, trust=args.trust_checkpoint
     )
-    if checkpoint_plan(checkpoint) is None:
-        cfg.model = untrained(cfg.model)
-    else:
-        cfg.model = as_pruned(cfg.model, args.checkpoint)
+    cfg.model = fitted(cfg.model, checkpoint, args.checkpoint)
     cfg.load_from = args.checkpoint
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
     launch.start(cfg.launcher, dist_cfg, say)

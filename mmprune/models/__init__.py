@@ -4,9 +4,9 @@ from .distilled import build_distilled_model
 from .loading import (
     as_pruned,
     build_model,
+    fitted,
     load_model,
     load_weights,
-    untrained,
 )
 from .pruned import build_pruned_model
 
@@ -15,7 +15,7 @@ __all__ = [
     'build_distilled_model',
     'build_model',
     'build_pruned_model',
+    'fitted',
     'load_model',
     'load_weights',
-    'untrained',
 ]

@@ -25,7 +25,7 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
             'config of a model, not of a data set or schedule'
         )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = untrained(copy.deepcopy(cfg.model))
+    model = _untrained(copy.deepcopy(cfg.model))
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if plan is not None:
@@ -49,15 +49,26 @@ def as_pruned(model: dict, plan: dict | str | Path) -> dict:
     """
     if model['type'] == 'mmprune.PrunedModel':
         return {**model, 'plan': plan}
-    model = untrained(model)
+    model = _untrained(model)
     return dict(type='mmprune.PrunedModel', model=model, plan=plan)
 
 
-def untrained(model: dict) -> dict:
-    """Returns a config without the weights that its training began with.
+def fitted(model: dict, checkpoint: dict, path: str | Path) -> dict:
+    """Returns the config of the model that a checkpoint holds.
 
-    Where a checkpoint is used they need not be there.
+    Args:
+        model: Config of the dense model.
+        checkpoint: What the file holds, dense or pruned.
+        path: The file, from which a pruned model reads its plan.
     """
+    if checkpoint_plan(checkpoint) is None:
+        return _untrained(model)
+    return as_pruned(model, str(path))
+
+
+def _untrained(model: dict) -> dict:
+    # The weights come from a checkpoint; where it is used, those that its
+    # training began with need not be there.
     return {**model, 'pretrained': None} if model.get('pretrained') else model
 
 

@@ -14,8 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch.utils.data import DataLoader
 
 from ..compat import load_checkpoint_file
-from ..models import as_pruned, load_weights, untrained
-from ..plan import checkpoint_plan
+from ..models import fitted, load_weights
 
 
 def data_problem(cfg: Config, key: str) -> str:
@@ -161,10 +160,7 @@ def evaluate(
         cfg.pop(key, None)
     cfg.pop('param_scheduler', None)
     loaded = load_checkpoint_file(checkpoint)
-    if checkpoint_plan(loaded) is None:
-        cfg.model = untrained(cfg.model)
-    else:
-        cfg.model = as_pruned(cfg.model, str(checkpoint))
+    cfg.model = fitted(cfg.model, loaded, checkpoint)
     cfg.load_from, cfg.resume = str(checkpoint), False
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
     runner = runner_for(cfg)
