@@ -71,7 +71,7 @@ setup(
             exclude=['*.__pycache__', '*.__pycache__.*'],
         ),
     ],
-    package_data={'mmprune.report_html': ['*.j2']},
+    package_data={'mmprune.run.report_html': ['*.j2']},
     # torch 2.5 brought the scoped allow-list that safe loading rests on.
     install_requires=[
         'torch>=2.5',

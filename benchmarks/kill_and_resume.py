@@ -32,7 +32,7 @@ from tiny_project import (  # noqa: E402
     write_config,
 )
 
-from mmprune.compat import load_checkpoint_file  # noqa: E402
+from mmprune.checkpoints.reading import load_checkpoint_file  # noqa: E402
 
 COMMAND = [sys.executable, str(ROOT / 'tools' / 'prune_and_retrain.py')]
 FLAGS = ['--fine-tune', '--train', 'both', '--no-eval']

@@ -24,14 +24,14 @@ from rich.progress import Progress, track
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'projects')]
 
-from mmprune import workflow  # noqa: E402
-from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.cost import (  # noqa: E402
     count_macs,
     count_params,
     time_in_turns,
 )
 from mmprune.models import build_model, load_model  # noqa: E402
+from mmprune.run import workflow  # noqa: E402
+from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
 
 CONFIG = ROOT / 'projects' / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
 

@@ -29,12 +29,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'projects')]
 
 from vad_latency import CONFIG, add_model_args, dense_vad  # noqa: E402
 
-from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.groups import PruneGroup, named_tensors  # noqa: E402
 from mmprune.masks import mask_plan  # noqa: E402
 from mmprune.plan import PruningPlan  # noqa: E402
 from mmprune.pruners import StructuredPruner  # noqa: E402
 from mmprune.pruners.verify import relative_difference  # noqa: E402
+from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.surgery import apply_plan  # noqa: E402
 
 TOLERANCE = 1e-4

@@ -33,14 +33,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'projects')]
 
 from vad_latency import CONFIG, add_model_args, dense_vad  # noqa: E402
 
-from mmprune import run_folder, workflow  # noqa: E402
 from mmprune.adapters import traced_groups  # noqa: E402
-from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
-from mmprune.compat import load_checkpoint_file  # noqa: E402
+from mmprune.checkpoints.reading import load_checkpoint_file  # noqa: E402
 from mmprune.cost import count_params  # noqa: E402
 from mmprune.models import load_model, load_weights  # noqa: E402
 from mmprune.plan import PruningPlan  # noqa: E402
 from mmprune.pruners import StructuredPruner  # noqa: E402
+from mmprune.run import folder as run_folder  # noqa: E402
+from mmprune.run import workflow  # noqa: E402
+from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
 from mmprune.surgery import apply_plan  # noqa: E402
 
 IMAGE = torch.linspace(-1, 1, 3 * 64 * 64).sin().view(1, 3, 64, 64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .atomic_file import write_whole
-from .compat import load_checkpoint_file
+from .checkpoints.reading import load_checkpoint_file
 from .groups import PruneGroup
 
 _VERSION = 1

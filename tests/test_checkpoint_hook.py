@@ -15,7 +15,7 @@ from mmprune.atomic_file import (
     remove_temporary,
     write_whole,
 )
-from mmprune.compat import load_checkpoint_file
+from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.hooks.checkpoint_hook import CheckpointWriteError
 
 

@@ -20,10 +20,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmprune import compat
-from mmprune.compat import (
+from mmprune.checkpoints.guard import check_plan_matches
+from mmprune.checkpoints.reading import (
     CheckpointError,
-    check_plan_matches,
     load_checkpoint_file,
+    trust_checkpoints,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def _python(code: str, *path: Path) -> str:
 @pytest.fixture
 def distrust():
     yield
-    compat.trust_checkpoints(False)
+    trust_checkpoints(False)
 
 
 # -------------------------------------------------------------------- imports
@@ -101,7 +102,7 @@ def test_a_compiled_extension_is_left_alone(tmp_path):
     assert _python(code, tmp_path) == expected
     (package / '_ext.py').unlink()
     code = 'import mmprune\nfrom mmcv import _ext\nprint(_ext.__spec__.origin)'
-    assert _python(code, tmp_path) == 'mmprune.ops'
+    assert _python(code, tmp_path) == 'mmprune.compat.ops'
 
 
 def test_repairs_reach_a_runner_imported_before_mmprune():
@@ -458,10 +459,10 @@ def test_trust_loads_what_the_list_refuses(tmp_path, distrust):
     with pytest.raises(CheckpointError, match='types.SimpleNamespace'):
         load_checkpoint_file(path)
     assert load_checkpoint_file(path, trust=True)['x'].a == 1
-    compat.trust_checkpoints(True)
+    trust_checkpoints(True)
     loaded = checkpoint.CheckpointLoader.load_checkpoint(str(path))
     assert loaded['x'].a == 1
-    compat.trust_checkpoints(False)
+    trust_checkpoints(False)
     with pytest.raises(CheckpointError):
         checkpoint.CheckpointLoader.load_checkpoint(str(path))
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmprune.cli import load_config
 from mmprune.datasets import CIFAR, Digits
 from mmprune.loops import IterativePruningLoop
 from mmprune.models import build_model, load_model
 from mmprune.registry import DATASETS, LOOPS
 from mmprune.rounds import RewindPoint, RoundOptions
+from mmprune.run.cli import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOOR = ROOT / 'tools' / 'guides' / 'main_imp_fillback.py'

@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmprune.adapters import vit_groups
-from mmprune.compat import load_checkpoint_file
+from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
 from mmprune.rounds.scores import unit_scores

@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT
 from tiny_project import CONFIG, write_checkpoint, write_config
 
-from mmprune import launch
-from mmprune.compat import load_checkpoint_file
-from mmprune.port import check_port, free_port, port_is_free
+from mmprune.checkpoints.reading import load_checkpoint_file
+from mmprune.run import launch
+from mmprune.run.port import check_port, free_port, port_is_free
 
 PRUNE = ROOT / 'tools' / 'prune_and_retrain.py'
 GUIDE = ROOT / 'tools' / 'analysis_tools' / 'analysis_struct.py'
@@ -119,7 +119,7 @@ RANKS_AGREE = """
     import hashlib, sys
     import torch.distributed as dist
     from mmengine.config import Config
-    from mmprune import launch, training
+    from mmprune.run import launch, training
     team = launch.start('pytorch', {}, print)
     cfg = Config.fromfile(sys.argv[1])
     cfg.work_dir, cfg.launcher, cfg.resume = sys.argv[2], 'pytorch', False

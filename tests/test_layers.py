@@ -114,7 +114,8 @@ def breaches(package: Path, rules: Rules) -> list[str]:
 
 RULES = read_rules(DOC)
 TREE = """
-    __init__ compat ops/__init__ groups registry plan cost masks surgery
+    __init__ compat/__init__ compat/ops/__init__ checkpoints/__init__
+    checkpoints/reading groups registry plan cost masks surgery
     adapters/__init__ adapters/vit adapters/ffn adapters/traced
     models/__init__ models/pruned models/loading hooks/plan_hook
 """
@@ -162,7 +163,7 @@ def test_the_document_names_only_paths_that_exist():
         ('adapters/vit', 'from timm.models import x', 'timm'),
         ('adapters/vit', 'import torch_pruning', 'torch_pruning'),
         ('hooks/plan_hook', 'from ..models.pruned import x', 'models/pruned'),
-        ('compat', 'from mmprune.groups import Slice', 'groups'),
+        ('checkpoints/reading', 'from mmprune.groups import Slice', 'groups'),
         ('models/pruned', 'from projects.VAD import vad', 'projects'),
     ],
 )
@@ -179,8 +180,8 @@ def test_a_forbidden_import_is_found(tmp_path, module, line, found):
         ('adapters/__init__', 'from .ffn import ffn_groups'),
         ('models/pruned', 'from .loading import build_model'),
         ('models/loading', 'from mmengine.config import Config'),
-        ('plan', 'from .compat import load_checkpoint_file'),
-        ('compat', 'from mmprune import ops'),
+        ('plan', 'from .checkpoints.reading import load_checkpoint_file'),
+        ('compat/__init__', 'from mmprune.compat import ops'),
     ],
 )
 def test_an_allowed_import_is_not_found(tmp_path, module, line):
@@ -198,6 +199,6 @@ def make_package(folder: Path, module: str, line: str) -> None:
     """Writes a package of empty modules and one with an import."""
     for name in TREE.split():
         path = folder / f'{name}.py'
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (folder / f'{module}.py').write_text(line + '\n')

@@ -16,7 +16,7 @@ from tiny_training import (
 )
 from torch import nn
 
-from mmprune.compat import load_checkpoint_file
+from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.hooks.masking import Masking
 from mmprune.masks import unpack_masks
 

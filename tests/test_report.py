@@ -5,7 +5,7 @@ from torch import nn
 
 from mmprune.groups import PruneGroup, Slice
 from mmprune.plan import PruningPlan
-from mmprune.report import (
+from mmprune.run.report import (
     group_rows,
     kind_rows,
     markdown,

@@ -18,12 +18,12 @@ from mmengine.runner import Runner
 from PIL import Image, PngImagePlugin
 from torch import nn
 
-from mmprune.report import tensor_rows
-from mmprune.report_html import render, save_curves, write
-from mmprune.report_html.charts import Line, line_chart, number, thin
-from mmprune.report_html.module_tree import cut_tree
-from mmprune.report_html.pictures import MAX_WIDTH, embed, embed_all
-from mmprune.report_html.tables import (
+from mmprune.run.report import tensor_rows
+from mmprune.run.report_html import render, save_curves, write
+from mmprune.run.report_html.charts import Line, line_chart, number, thin
+from mmprune.run.report_html.module_tree import cut_tree
+from mmprune.run.report_html.pictures import MAX_WIDTH, embed, embed_all
+from mmprune.run.report_html.tables import (
     better,
     change,
     metric_rows,
@@ -31,7 +31,7 @@ from mmprune.report_html.tables import (
     quantity,
     tiles,
 )
-from mmprune.report_html.training_log import read_runs
+from mmprune.run.report_html.training_log import read_runs
 
 sys.path.insert(0, str(Path(__file__).parent))
 

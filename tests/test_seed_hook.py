@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_training import config, differing, final, run, run_with_crash
 
-from mmprune.compat import load_checkpoint_file
+from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.hooks.seed_hook import seed_all, seed_worker
 from mmprune.registry import FUNCTIONS
 

@@ -12,8 +12,8 @@ import torch
 from conftest import ROOT
 from tiny_project import CONFIG, LIVELY, write_checkpoint, write_config
 
-from mmprune.cli import stoppable
-from mmprune.compat import load_checkpoint_file
+from mmprune.checkpoints.reading import load_checkpoint_file
+from mmprune.run.cli import stoppable
 
 TRAIN = ROOT / 'tools' / 'train.py'
 TEST = ROOT / 'tools' / 'test.py'

@@ -24,12 +24,11 @@ from tiny_project import (
 )
 
 from mmprune.atomic_file import save_checkpoint
-from mmprune.compat import load_checkpoint_file
+from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.groups import named_tensors
 from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
-from mmprune.surgery import kept_index
-from mmprune.training.recipe import (
+from mmprune.run.training.recipe import (
     FINE_TUNE,
     RETRAIN,
     Length,
@@ -37,7 +36,8 @@ from mmprune.training.recipe import (
     schedule,
     with_safety,
 )
-from mmprune.training.start import digest, parameter_order
+from mmprune.run.training.start import digest, parameter_order
+from mmprune.surgery import kept_index
 
 PRUNE = ROOT / 'tools' / 'prune_and_retrain.py'
 QUICK = ['--latency-runs', '0', '--no-eval']

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 import mmprune  # noqa: F401  (lets mmengine read its own checkpoints)
 from mmprune.adapters import ffn_groups
-from mmprune.compat import load_checkpoint_file
+from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.registry import TASK_UTILS
 
 SIZE = 12

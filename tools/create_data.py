@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmprune.cli import Stages, fail_in_one_sentence  # noqa: E402
+from mmprune.run.cli import Stages, fail_in_one_sentence  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -17,7 +17,7 @@ TOOLS=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 if [ "$NODE_RANK" = 0 ]; then
-    python -m mmprune.port "$PORT"
+    python -m mmprune.run.port "$PORT"
 fi
 exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \

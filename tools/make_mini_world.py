@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprune.cli import Stages, fail_in_one_sentence  # noqa: E402
+from mmprune.run.cli import Stages, fail_in_one_sentence  # noqa: E402
 from projects.VAD.mini_world.world import write_world  # noqa: E402
 
 

@@ -19,21 +19,23 @@ os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
-from mmprune import (  # noqa: E402
+from mmprune.checkpoints.reading import load_checkpoint_file, trust_checkpoints  # noqa: E402
+from mmprune.run import (  # noqa: E402
+    folder as run_folder,
+)
+from mmprune.run import (  # noqa: E402
     launch,
     report_html,
-    run_folder,
     training,
     workflow,
 )
-from mmprune.cli import (  # noqa: E402
+from mmprune.run.cli import (  # noqa: E402
     Stages,
     fail_in_one_sentence,
     load_config,
     stoppable,
 )
-from mmprune.compat import load_checkpoint_file, trust_checkpoints  # noqa: E402
-from mmprune.report import summary_table  # noqa: E402
+from mmprune.run.report import summary_table  # noqa: E402
 
 DEFAULT_OUTPUT = './pruned_models'
 

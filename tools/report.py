@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprune.cli import fail_in_one_sentence  # noqa: E402
-from mmprune.report_html import save_curves, write  # noqa: E402
+from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
+from mmprune.run.report_html import save_curves, write  # noqa: E402
 
 
 @fail_in_one_sentence

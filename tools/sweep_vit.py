@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from mmprune.cli import fail_in_one_sentence, stoppable  # noqa: E402
+from mmprune.run.cli import fail_in_one_sentence, stoppable  # noqa: E402
 
 EXPERIMENTS = [
     f'projects/configs/vit/vit_small_{data}_{method}_70p.py'

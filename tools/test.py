@@ -17,10 +17,10 @@ sys.path.insert(0, str(ROOT))
 from mmengine.model import is_model_wrapper  # noqa: E402
 from mmengine.registry import METRICS, init_default_scope  # noqa: E402
 
-from mmprune import launch, training  # noqa: E402
-from mmprune.cli import fail_in_one_sentence, load_config  # noqa: E402
-from mmprune.compat import load_checkpoint_file, trust_checkpoints  # noqa: E402
+from mmprune.checkpoints.reading import load_checkpoint_file, trust_checkpoints  # noqa: E402
 from mmprune.models import fitted, load_weights  # noqa: E402
+from mmprune.run import launch, training  # noqa: E402
+from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

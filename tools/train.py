@@ -16,13 +16,13 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
-from mmprune import launch, training  # noqa: E402
-from mmprune.cli import (  # noqa: E402
+from mmprune.checkpoints.reading import trust_checkpoints  # noqa: E402
+from mmprune.run import launch, training  # noqa: E402
+from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
     stoppable,
 )
-from mmprune.compat import trust_checkpoints  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -24,12 +24,12 @@ from mmengine.dataset import pseudo_collate  # noqa: E402
 from mmengine.registry import DATASETS, init_default_scope  # noqa: E402
 from torch import nn  # noqa: E402
 
-from mmprune.cli import (  # noqa: E402
+from mmprune.checkpoints.loading import load_model  # noqa: E402
+from mmprune.run.cli import (  # noqa: E402
     Stages,
     fail_in_one_sentence,
     load_config,
 )
-from mmprune.models.loading import load_model  # noqa: E402
 from projects.VAD.drawing_layers import (  # noqa: E402
     Layer,
     prediction_layer,

@@ -7,7 +7,7 @@ import numpy as np
 import torchvision
 from mmengine.logging import print_log
 
-from ..plain_pickle import load_plain_pickle
+from ..checkpoints.plain_pickle import load_plain_pickle
 from ..registry import DATASETS
 from .images import ImageArrays, cut
 

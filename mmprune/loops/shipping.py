@@ -16,7 +16,7 @@ from ..cost import (
     measure_latencies,
 )
 from ..plan import PruningPlan
-from ..report import group_rows, kind_rows, save_json, weights_mb
+from ..run.report import group_rows, kind_rows, save_json, weights_mb
 from ..surgery import apply_plan
 from ..version import __version__
 

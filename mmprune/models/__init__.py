@@ -1,13 +1,13 @@
 """Models that a config can name, and loading them."""
 
-from .distilled import build_distilled_model
-from .loading import (
+from ..checkpoints.loading import (
     as_pruned,
     build_model,
     fitted,
     load_model,
     load_weights,
 )
+from .distilled import build_distilled_model
 from .pruned import build_pruned_model
 
 __all__ = [

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compat import load_checkpoint_file
+from ..checkpoints.loading import load_weights
+from ..checkpoints.reading import load_checkpoint_file
 from ..groups import named_tensors
 from ..pruners.verify import tensors_of
 from ..registry import MODELS
 from ..surgery import kept_index
-from .loading import load_weights
 
 _LOSSES = ('kl', 'l1', 'mse')
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..compat import load_checkpoint_file
+from ..checkpoints.reading import load_checkpoint_file
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..atomic_file import save_checkpoint
-from ..compat import load_checkpoint_file
+from ..checkpoints.reading import load_checkpoint_file
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from mmprune.plain_pickle import load_plain_pickle
+from mmprune.checkpoints.plain_pickle import load_plain_pickle
 
 
 def load_info_file(path: str | Path, temporal: bool = False) -> dict:
     """Reads one annotation file of the mmdet3d 1.x layout.
 
     Only plain containers, numbers, strings and numpy arrays are admitted;
-    see ``mmprune.plain_pickle``.
+    see ``mmprune.checkpoints.plain_pickle``.
 
     Args:
         path: A ``.pkl`` file holding

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmprune.models.loading import build_model
+from mmprune.checkpoints.loading import build_model
 from projects.VAD import sequence
 from projects.VAD.drawing_layers import TRUTH_COLOUR
 from projects.VAD.sequence import sequence_kind, write_sequence

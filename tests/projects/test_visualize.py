@@ -16,7 +16,7 @@ from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData
 
-from mmprune.models.loading import build_model
+from mmprune.checkpoints.loading import build_model
 from projects.VAD.camera_view import CAMERA_WIDTH, draw_camera
 from projects.VAD.drawing_layers import (
     PREDICTION_COLOUR,

@@ -18,13 +18,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 from mmengine.config import Config  # noqa: E402
 from train import train  # noqa: E402
 
-from mmprune import launch, training  # noqa: E402
-from mmprune.cli import (  # noqa: E402
+from mmprune.rounds import RewindPoint  # noqa: E402
+from mmprune.run import launch, training  # noqa: E402
+from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
     merge_options,
 )
-from mmprune.rounds import RewindPoint  # noqa: E402
 
 CONFIGS = ROOT / 'projects' / 'configs' / 'vit'
 ARCHS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..atomic_file import save_checkpoint
-from ..compat import load_checkpoint_file
+from ...atomic_file import save_checkpoint
+from ...checkpoints.reading import load_checkpoint_file
 from .distill import distilled
 from .recipe import (
     START,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from .atomic_file import write_whole
-from .groups import PruneGroup, named_tensors
-from .plan import PruningPlan
+from ..atomic_file import write_whole
+from ..groups import PruneGroup, named_tensors
+from ..plan import PruningPlan
 
 Row = dict[str, float | int | None]
 

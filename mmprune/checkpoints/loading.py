@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from ..compat import load_checkpoint_file
 from ..plan import checkpoint_plan
 from ..registry import MODELS
+from .reading import load_checkpoint_file
 
 
 def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:

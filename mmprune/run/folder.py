@@ -13,11 +13,11 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from .atomic_file import write_whole
-from .models.loading import name_imports
-from .plan import PruningPlan
+from ..atomic_file import write_whole
+from ..checkpoints.loading import name_imports
+from ..plan import PruningPlan
+from ..version import __version__
 from .report import markdown, save_json
-from .version import __version__
 
 # What a run writes; with --force all of an older run goes.
 _RUN = re.compile(

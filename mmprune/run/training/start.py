@@ -10,9 +10,9 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor, nn
 
-from ..models import build_model
-from ..plan import PruningPlan
-from ..surgery import kept_index
+from ...models import build_model
+from ...plan import PruningPlan
+from ...surgery import kept_index
 from .recipe import Length
 
 # Hyperparameters that tell one family of optimizers from another.

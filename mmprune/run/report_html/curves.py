@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..atomic_file import write_whole
+from ...atomic_file import write_whole
 from .charts import MAX_LINES, Line, thin
 from .training_log import Run, Series, read_runs
 

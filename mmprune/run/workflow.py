@@ -13,9 +13,9 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from .allocation import check_sparsity
-from .compat import load_checkpoint_file
-from .cost import (
+from ..allocation import check_sparsity
+from ..checkpoints.reading import load_checkpoint_file
+from ..cost import (
     CostTable,
     cost_table,
     count_macs,
@@ -23,10 +23,10 @@ from .cost import (
     count_params,
     measure_latencies,
 )
-from .groups import PruneGroup, named_tensors
-from .models import build_model, load_weights
-from .plan import PruningPlan, checkpoint_plan
-from .pruners import (
+from ..groups import PruneGroup, named_tensors
+from ..models import build_model, load_weights
+from ..plan import PruningPlan, checkpoint_plan
+from ..pruners import (
     StructuredPruner,
     WeightPruner,
     check_groups,
@@ -35,7 +35,9 @@ from .pruners import (
     protect_frozen,
     prunable_weights,
 )
-from .registry import TASK_UTILS
+from ..registry import TASK_UTILS
+from ..surgery import apply_plan
+from ..version import __version__
 from .report import (
     group_rows,
     kind_rows,
@@ -44,8 +46,6 @@ from .report import (
     uncovered_rows,
     weights_mb,
 )
-from .surgery import apply_plan
-from .version import __version__
 
 # Largest difference between masked and pruned that is handed over.
 TOLERANCE = 1e-3

@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch.utils.data import DataLoader
 
-from ..compat import load_checkpoint_file
-from ..models import fitted, load_weights
+from ...checkpoints.reading import load_checkpoint_file
+from ...models import fitted, load_weights
 
 
 def data_problem(cfg: Config, key: str) -> str:

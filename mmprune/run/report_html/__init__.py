@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from ..atomic_file import write_whole
-from ..version import __version__
+from ...atomic_file import write_whole
+from ...version import __version__
 from . import tables
 from .chart_boxes import run_charts, series_chart
 from .curves import save_curves

@@ -1,0 +1,1 @@
+"""Checkpoint files: read safely, checked against their plan, loaded."""

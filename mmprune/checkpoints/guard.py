@@ -1,0 +1,80 @@
+"""Refuses a checkpoint that was pruned otherwise than the model it meets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
+    """Checks that a checkpoint was pruned as the model is.
+
+    Compared is what decides on shapes: the kept units of the groups in
+    ``checkpoint['meta']['pruning_plan']`` and in ``model.pruning_plan``.
+    A plan that removes no unit fits every dense model.
+
+    Args:
+        model: The model about to be loaded, also in a data-parallel wrapper.
+        checkpoint: A loaded checkpoint, or a bare state dict.
+
+    Raises:
+        ValueError: If they do not agree; says how to build the model.
+    """
+    model = _unwrap(model)
+    meta = checkpoint.get('meta')
+    data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    plan = getattr(model, 'pruning_plan', None)
+    theirs = _removed(data)
+    ours = _removed(plan.to_dict() if plan is not None else None)
+    if not theirs:
+        if ours:
+            _check_shapes(model, checkpoint)
+        return
+    if theirs == ours:
+        return
+    differing = sorted(
+        name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)
+    )
+    raise ValueError(
+        f'the checkpoint is pruned and the model is '
+        f'{"pruned differently" if ours else "dense"}: groups '
+        f'{differing[:5]} differ ({len(differing)} in all); build the model '
+        "with type='mmprune.PrunedModel' and this checkpoint as its plan, or "
+        'use tools/test.py, which reads the plan from the checkpoint'
+    )
+
+
+def _removed(plan: Mapping | None) -> dict[str, list[int]]:
+    """Returns the kept units of each group that loses some."""
+    if plan is None:
+        return {}
+    sizes = {g['name']: g.get('size') for g in plan.get('groups', ())}
+    return {
+        name: list(keep)
+        for name, keep in plan.get('keep', {}).items()
+        if len(keep) != sizes.get(name)
+    }
+
+
+def _check_shapes(model: Any, checkpoint: Mapping) -> None:
+    state = checkpoint.get('state_dict', checkpoint)
+    own = model.state_dict()
+    differing = []
+    for key, value in state.items():
+        mine = own.get(key.removeprefix('module.'))
+        if mine is not None and mine.shape != value.shape:
+            differing.append(
+                f'{key} {tuple(value.shape)} against {tuple(mine.shape)}'
+            )
+    if differing:
+        raise ValueError(
+            'the checkpoint carries no pruning plan and the model is pruned: '
+            f'{len(differing)} shapes differ ({"; ".join(differing[:5])}); '
+            'load the pruned checkpoint, or build the dense model'
+        )
+
+
+def _unwrap(model: Any) -> Any:
+    from mmengine.model import BaseTTAModel, is_model_wrapper
+
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

@@ -1,0 +1,1 @@
+"""A run from a command: options, workflow, folder, training, report."""
