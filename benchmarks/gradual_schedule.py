@@ -36,8 +36,10 @@ from tiny_training import (  # noqa: E402
 )
 
 from mmprune.adapters import ffn_groups  # noqa: E402
-from mmprune.masks import plan_from_zeros  # noqa: E402
-from mmprune.pruners import prunable_weights  # noqa: E402
+from mmprune.pruners import (  # noqa: E402
+    plan_from_zeros,
+    prunable_weights,
+)
 from mmprune.registry import TASK_UTILS  # noqa: E402
 
 SCHEDULES = ('Linear', 'Cubic', 'Exponential')

@@ -26,10 +26,10 @@ from mmprune.cost import (  # noqa: E402
     count_params,
     time_in_turns,
 )
+from mmprune.importance import Magnitude  # noqa: E402
+from mmprune.masks import mask_plan  # noqa: E402
+from mmprune.pruners import StructuredPruner  # noqa: E402
 from mmprune.registry import MODELS  # noqa: E402
-from mmprune.rounds import RoundOptions, UnitRounds  # noqa: E402
-from mmprune.rounds.regions import clear  # noqa: E402
-from mmprune.rounds.scores import unit_scores  # noqa: E402
 from mmprune.surgery import apply_plan  # noqa: E402
 
 GOAL, TOLERANCE = 2.5, 1e-5
@@ -75,19 +75,16 @@ def without_units(
     model: nn.Module, args: argparse.Namespace
 ) -> tuple[nn.Module, nn.Module]:
     """Returns a masked and a pruned copy."""
-    options = RoundOptions(
-        epochs=1,
-        pruning_times=2,
-        rate=args.rate,
-        sorting_mode=args.sorting_mode,
+    pruner = StructuredPruner(
+        args.rate,
+        Magnitude(reduce='sum', sides='producers'),
+        scope='layer' if args.sorting_mode == 'layer-wise' else 'global',
+        normalize=None,
     )
-    rounds = UnitRounds(list(vit_groups(model)), options)
-    scores = unit_scores(model, rounds.groups, options)
-    rounds.begin(rounds.choose(model, scores, 1))
-    masked = copy.deepcopy(model)
-    clear(rounds.regions(masked, 'gone'))
-    pruned = copy.deepcopy(masked)
-    apply_plan(pruned, rounds.plan())
+    plan = pruner(model, list(vit_groups(model)))
+    masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
+    mask_plan(masked, plan)
+    apply_plan(pruned, plan)
     return masked, pruned
 
 

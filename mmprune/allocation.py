@@ -1,11 +1,14 @@
-"""Scores become kept units under a budget: the only place that rounds."""
+"""Scores become kept units or weights under a budget: the only place that
+rounds."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .checks import check_choice, check_sparsity
 
 Keep = dict[str, list[int]]
 
@@ -22,6 +25,20 @@ def round_half_up(value: float) -> int:
     return math.floor(value + 0.5)
 
 
+def num_removed(sparsity: float, total: int, fill_back: float = 0.0) -> int:
+    """Returns how many of ``total`` units a sparsity removes.
+
+    Args:
+        sparsity: Fraction to remove, in ``[0, 1)``.
+        total: Number of units.
+        fill_back: Fraction of those that would be removed which stays; 0
+            keeps none of them, 1 all.
+    """
+    count = round_half_up(sparsity * total)
+    # 0.29 * 100 is 28.999999999999996.
+    return count - math.floor(fill_back * count + 1e-9)
+
+
 def allocate(
     scores: dict[str, Tensor],
     sparsity: float,
@@ -29,13 +46,15 @@ def allocate(
     scope: str = 'global',
     round_to: int = 1,
     min_keep: int = 1,
+    fill_back: float = 0.0,
+    strict: bool = True,
 ) -> Keep:
     """Returns the units that stay when ``sparsity`` of all units go.
 
-    Exactly ``round_half_up(sparsity * total)`` units go (with ``round_to``
-    the nearest number that whole chunks reach), those with the lowest scores
-    first; of equal scores, first those of the group that lost the smaller
-    part, then in the order of groups and units.
+    Exactly :func:`num_removed` units go (with ``round_to`` the nearest
+    number that whole chunks reach), those with the lowest scores first; of
+    equal scores, first those of the group that lost the smaller part, then
+    in the order of groups and units.
 
     Args:
         scores: Group name -> importance ``[size]``, high = keep. All units
@@ -46,20 +65,59 @@ def allocate(
         round_to: The number of kept units of a group that loses any is a
             multiple of this.
         min_keep: Units that every group keeps.
+        fill_back: See :func:`num_removed`.
+        strict: Whether a sparsity that ``min_keep`` does not allow is an
+            error; if not, groups then keep just that many.
 
     Raises:
         ValueError: If the sparsity cannot be reached.
     """
     check_sparsity(sparsity)
-    check_scope(scope)
+    check_choice('scope', scope, ('global', 'layer'))
+    parts = [scores]
     if scope == 'layer':
-        keep = {}
-        for name, score in scores.items():
-            order = removal_order({name: score}, round_to, min_keep)
-            keep |= _remove({name: score}, order, sparsity, min_keep)
-        return keep
+        parts = [{name: score} for name, score in scores.items()]
+    keep = {}
+    for part in parts:
+        total = sum(len(s) for s in part.values())
+        count = num_removed(sparsity, total, fill_back)
+        if not strict:
+            count = min(count, total - min_keep * len(part))
+        keep |= remove_lowest(part, count, round_to, min_keep)
+    return keep
+
+
+def remove_lowest(
+    scores: dict[str, Tensor], count: int, round_to: int = 1, min_keep: int = 1
+) -> Keep:
+    """Returns the units that stay when the ``count`` lowest go.
+
+    Args:
+        scores: Group name -> importance ``[size]``, high = keep.
+        count: How many units of all groups together.
+        round_to: As in :func:`allocate`.
+        min_keep: As in :func:`allocate`.
+
+    Raises:
+        ValueError: If so many cannot go.
+    """
     order = removal_order(scores, round_to, min_keep)
-    return _remove(scores, order, sparsity, min_keep)
+    taken, removed = 0, 0
+    for chunk in order:
+        # With chunks of several units: the number nearest to the budget.
+        if removed + len(chunk.units) / 2 > count or removed >= count:
+            break
+        removed += len(chunk.units)
+        taken += 1
+    reachable = sum(len(c.units) for c in order)
+    if reachable < count:
+        total = sum(len(s) for s in scores.values())
+        raise ValueError(
+            f'{count} of {total} units of {_names(scores)} would have to be '
+            f'removed, but min_keep={min_keep} and round_to={round_to} let '
+            f'only {reachable} be removed; lower the sparsity or one of them'
+        )
+    return keep_after(scores, order[:taken])
 
 
 def removal_order(
@@ -90,63 +148,41 @@ def removal_order(
                 f'group {name!r}: the importance is not finite; check the '
                 'weights and the calibration data for NaN'
             )
-        gone = 0
+        removed = 0
         for chunk, key in _chunks(name, score, round_to, min_keep):
             # Equal scores everywhere (fresh norm scales) shrink all groups
             # alike instead of emptying the first one.
-            keyed.append((key, gone / len(score), len(keyed), chunk))
-            gone += len(chunk.units)
+            keyed.append((key, removed / len(score), len(keyed), chunk))
+            removed += len(chunk.units)
     return [chunk for *_, chunk in sorted(keyed)]
 
 
 def _chunks(
     name: str, score: Tensor, round_to: int, min_keep: int
 ) -> Iterable[tuple[Chunk, float]]:
-    size = len(score)
-    order = torch.sort(score, stable=True).indices.tolist()
-    start, key = 0, -math.inf
+    ordered, order = torch.sort(score, stable=True)
+    units, size = order.tolist(), len(score)
     # The first chunk is shorter if the dense size is no multiple.
-    stop = size % round_to or round_to
-    while size - stop >= max(min_keep, 1):
-        units = tuple(order[start:stop])
-        # A chunk never goes before the one below it in the same group.
-        key = max(key, score[list(units)].double().mean().item())
-        yield Chunk(name, units), key
-        start, stop = stop, stop + round_to
-
-
-def _remove(
-    scores: dict[str, Tensor],
-    order: list[Chunk],
-    sparsity: float,
-    min_keep: int,
-) -> Keep:
-    total = sum(len(s) for s in scores.values())
-    budget = round_half_up(sparsity * total)
-    taken, gone = 0, 0
-    for chunk in order:
-        # With chunks of several units: the number nearest to the budget.
-        if gone + len(chunk.units) / 2 > budget or gone >= budget:
-            break
-        gone += len(chunk.units)
-        taken += 1
-    reachable = sum(len(c.units) for c in order)
-    if gone < budget and taken == len(order) and reachable < budget:
-        raise ValueError(
-            f'sparsity {sparsity:g} asks for {budget} of {total} units of '
-            f'{_names(scores)} to go, but min_keep={min_keep} and round_to '
-            f'let only {reachable} go; lower one of them'
-        )
-    return keep_after(scores, order[:taken])
+    first = size % round_to or round_to
+    ends = range(first, size - max(min_keep, 1) + 1, round_to)
+    if not ends:
+        return
+    ordered = ordered.double()
+    rest = ordered[first : ends[-1]].view(-1, round_to).mean(1)
+    means = torch.cat([ordered[:first].mean()[None], rest])
+    # A chunk never goes before the one below it in the same group.
+    keys = means.cummax(0).values.tolist()
+    for start, end, key in zip((0, *ends), ends, keys, strict=False):
+        yield Chunk(name, tuple(units[start:end])), key
 
 
 def keep_after(scores: dict[str, Tensor], removed: Iterable[Chunk]) -> Keep:
-    """Returns the sorted units that stay when the chunks have gone."""
-    gone: dict[str, set[int]] = {name: set() for name in scores}
+    """Returns the sorted units that stay without the chunks."""
+    dropped: dict[str, set[int]] = {name: set() for name in scores}
     for chunk in removed:
-        gone[chunk.group].update(chunk.units)
+        dropped[chunk.group].update(chunk.units)
     return {
-        name: [i for i in range(len(score)) if i not in gone[name]]
+        name: [i for i in range(len(score)) if i not in dropped[name]]
         for name, score in scores.items()
     }
 
@@ -164,10 +200,10 @@ def merge_orders(
     """
     keyed = []
     for number, (scores, order) in enumerate(parts):
-        total, gone = sum(len(s) for s in scores.values()), 0
+        total, removed = sum(len(s) for s in scores.values()), 0
         for place, chunk in enumerate(order):
-            middle = gone + len(chunk.units) / 2
-            gone += len(chunk.units)
+            middle = removed + len(chunk.units) / 2
+            removed += len(chunk.units)
             keyed.append((middle / total, number, place, chunk))
     return [chunk for *_, chunk in sorted(keyed)]
 
@@ -244,27 +280,64 @@ def lowest(values: Tensor, count: int) -> Tensor:
         values: Scores ``[n]``.
         count: How many to select, 0 to n.
     """
+    return lowest_per_row(values[None], count)[0]
+
+
+def lowest_overall(
+    values: Mapping[str, Tensor], sparsity: float
+) -> dict[str, Tensor]:
+    """Returns masks of exactly the lowest entries of all tensors together.
+
+    Args:
+        values: Name -> scores of any shape.
+        sparsity: The fraction to select; of ties the first ones.
+    """
+    flat = torch.cat([value.flatten() for value in values.values()])
+    mask = lowest(flat, round_half_up(sparsity * len(flat)))
+    parts = mask.split([value.numel() for value in values.values()])
+    return {
+        name: part.view(value.shape)
+        for (name, value), part in zip(values.items(), parts, strict=True)
+    }
+
+
+def lowest_per_row(values: Tensor, count: int) -> Tensor:
+    """Returns a boolean mask of exactly ``count`` lowest entries per row.
+
+    Args:
+        values: Scores ``[rows, n]``.
+        count: How many to select in each row, 0 to n; of ties the first.
+    """
     if count <= 0:
         return torch.zeros_like(values, dtype=torch.bool)
-    threshold = values.kthvalue(count).values
-    mask = values < threshold
-    ties = (values == threshold).nonzero().flatten()
-    mask[ties[: count - int(mask.sum())]] = True
+    threshold = values.kthvalue(count, 1, keepdim=True).values
+    mask = values <= threshold
+    surplus = mask.sum(1) - count
+    for row in surplus.nonzero().flatten().tolist():
+        ties = (values[row] == threshold[row]).nonzero().flatten()
+        mask[row, ties[len(ties) - int(surplus[row]) :]] = False
     return mask
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Raises ``ValueError`` if a sparsity is outside ``[0, 1)``."""
-    if not 0 <= sparsity < 1:
-        raise ValueError(
-            f'the fraction to remove must be in [0, 1), found {sparsity:g}'
-        )
+def lowest_of_group(values: Tensor, count: int, size: int) -> Tensor:
+    """Returns a mask of the ``count`` lowest of every ``size`` neighbours.
 
-
-def check_scope(scope: str) -> None:
-    """Raises ``ValueError`` if a scope is neither of the two."""
-    if scope not in ('global', 'layer'):
-        raise ValueError(f"scope must be 'global' or 'layer', found {scope!r}")
+    Args:
+        values: Scores ``[rows, n]``, n a multiple of ``size``.
+        count: How many to select in each group, 0 to size; of ties the
+            first.
+        size: Neighbours along a row that form a group.
+    """
+    # Planes, one per place in a group, so that all steps are contiguous.
+    planes = values.reshape(-1, size).T.contiguous()
+    above = torch.zeros(planes.shape, dtype=torch.uint8, device=values.device)
+    for first in range(size):
+        for second in range(first + 1, size):
+            # The number of entries that a place has to let go first.
+            later = planes[first] <= planes[second]
+            above[second] += later
+            above[first] += ~later
+    return (above < count).T.reshape(values.shape)
 
 
 def _names(scores: dict[str, Tensor]) -> str:

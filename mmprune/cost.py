@@ -4,7 +4,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .cost_table import CostTable
 from .groups import named_tensors
 
 Forward = Callable[[nn.Module], Any]
@@ -25,6 +25,27 @@ def count_params(model: nn.Module) -> int:
 def count_nonzero(model: nn.Module) -> int:
     """Returns the number of parameters that are not zero."""
     return sum(int(p.count_nonzero()) for p in model.parameters())
+
+
+def weights_mb(model: nn.Module) -> float:
+    """Returns the size of a model's state dict in megabytes."""
+    tensors = model.state_dict().values()
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
+
+
+def cost_row(model: nn.Module, forward: Forward) -> dict[str, float]:
+    """Returns what a report says of a model, but for its latency.
+
+    Args:
+        model: Any model.
+        forward: Runs it once on the example that MACs are counted on.
+    """
+    return dict(
+        params=count_params(model),
+        nonzero=count_nonzero(model),
+        macs=count_macs(model, forward)[''],
+        checkpoint_mb=weights_mb(model),
+    )
 
 
 def count_macs(model: nn.Module, forward: Forward) -> dict[str, int]:
@@ -126,44 +147,6 @@ _FLOPS = {
         )
     },
 }
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """What one element of each weight costs, to price a plan quickly.
-
-    A plan's cost is the sum over tensors of (elements kept x cost of one
-    element). For convolutions and linear layers this is exact; products
-    between activations are charged to the projections that make them, which
-    is exact when units are heads.
-
-    Args:
-        shapes: Name of each parameter and buffer -> shape when dense.
-        params: Parameter name -> 1.
-        macs: Parameter name -> multiply-adds per element.
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    params: dict[str, float]
-    macs: dict[str, float]
-
-    def total(
-        self, unit: str, index: dict[str, dict[int, Tensor]] | None = None
-    ) -> float:
-        """Returns the cost of a model that keeps ``index``.
-
-        Args:
-            unit: ``params`` or ``macs``.
-            index: Tensor name -> dim -> kept positions; others stay whole.
-        """
-        total = 0.0
-        for name, price in getattr(self, unit).items():
-            elements = 1
-            for dim, size in enumerate(self.shapes[name]):
-                kept = (index or {}).get(name, {}).get(dim)
-                elements *= size if kept is None else len(kept)
-            total += price * elements
-        return total
 
 
 def cost_table(model: nn.Module, forward: Forward | None) -> CostTable:

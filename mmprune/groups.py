@@ -1,7 +1,7 @@
 """What must be removed together: slices of tensors and groups of units."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -136,6 +136,36 @@ def unit_sums(values: Tensor, part: Slice, size: int) -> Tensor:
 def unit_elements(shape: torch.Size, part: Slice) -> int:
     """Returns how many elements of a tensor of ``shape`` one unit owns."""
     return shape.numel() // shape[part.dim] * part.block * part.copies
+
+
+def matrices(
+    group: PruneGroup, tensors: Mapping[str, Tensor], sides: str = 'both'
+) -> list[Slice]:
+    """Returns the slices of a group that lie in matrices and kernels.
+
+    Args:
+        group: The group.
+        tensors: Tensor name -> tensor; slices of others are left out.
+        sides: ``both``, or ``producers`` for what writes the units alone.
+    """
+    if sides not in ('both', 'producers'):
+        raise ValueError(
+            f"sides must be 'both' or 'producers', found {sides!r}"
+        )
+    parts = group.slices if sides == 'both' else group.producers
+    return [
+        part
+        for part in parts
+        if part.tensor in tensors and tensors[part.tensor].ndim > 1
+    ]
+
+
+def matrix_names(
+    groups: Iterable[PruneGroup], tensors: Mapping[str, Tensor]
+) -> list[str]:
+    """Returns the matrices of the groups, each once and in order."""
+    parts = [part for group in groups for part in matrices(group, tensors)]
+    return list(dict.fromkeys(part.tensor for part in parts))
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
 """Sparsity as a function of the step."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .registry import TASK_UTILS
+
+Schedule = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,19 @@ class _Ramp:
         done = (step - self.begin) / (self.end - self.begin)
         return min(max(done, 0.0), 1.0)
 
+    def __call__(self, step: int) -> float:
+        """Returns the sparsity after ``step`` steps."""
+        # The formulas would round at the end.
+        return self.final if step >= self.end else self._between(step)
+
 
 @TASK_UTILS.register_module()
 @dataclass(frozen=True)
 class OneShot:
-    """All at once: ``initial`` before step ``begin``, ``final`` from it on.
+    """All at once: ``initial`` before step ``begin``, ``final`` from then on.
 
     Args:
-        begin: The step at which everything goes.
+        begin: The step at which everything is pruned.
         final: Sparsity from then on, in ``[0, 1)``.
         initial: Sparsity before.
     """
@@ -68,8 +76,7 @@ class LinearSchedule(_Ramp):
     ``begin`` to 1 at ``end``.
     """
 
-    def __call__(self, step: int) -> float:
-        """Returns the sparsity after ``step`` steps."""
+    def _between(self, step: int) -> float:
         done = self.progress(step)
         return self.initial * (1 - done) + self.final * done
 
@@ -84,8 +91,7 @@ class CubicSchedule(_Ramp):
     2017; they also fix the pruning frequency, here the hook's ``interval``.
     """
 
-    def __call__(self, step: int) -> float:
-        """Returns the sparsity after ``step`` steps."""
+    def _between(self, step: int) -> float:
         left = (1 - self.progress(step)) ** 3
         return self.final + (self.initial - self.final) * left
 
@@ -99,10 +105,57 @@ class ExponentialSchedule(_Ramp):
     progress :math:`p` from 0 at ``begin`` to 1 at ``end``.
     """
 
-    def __call__(self, step: int) -> float:
-        """Returns the sparsity after ``step`` steps."""
+    def _between(self, step: int) -> float:
         dense, kept = 1 - self.initial, 1 - self.final
         return 1 - dense * (kept / dense) ** self.progress(step)
+
+
+@TASK_UTILS.register_module()
+@dataclass(frozen=True)
+class CompoundSchedule(_Ramp):
+    r"""Every step removes the same given fraction of what is left.
+
+    :math:`1 - s = (1 - s_i) (1 - s_f)^{k}` after k of the steps from
+    ``begin`` to ``end``: here ``final`` is what one step removes. Frankle &
+    Carbin, "The Lottery Ticket Hypothesis", ICLR 2019.
+    """
+
+    def __call__(self, step: int) -> float:
+        """Returns the sparsity after ``step`` steps."""
+        count = min(max(step, self.begin), self.end) - self.begin
+        return 1 - (1 - self.initial) * (1 - self.final) ** count
+
+
+def build_schedules(
+    config: Mapping | Schedule, final: float | Mapping[str, float] | None
+) -> dict[str, Schedule]:
+    """Returns a schedule for each granularity that has a sparsity.
+
+    Args:
+        config: Config of a schedule, or one that is built.
+        final: Its sparsity in the end, or one for each granularity; left
+            out if the config says it.
+
+    Returns:
+        Granularity -> schedule; under ``''`` that of all.
+    """
+    if not isinstance(config, Mapping):
+        return {'': config}
+    final = config.get('final') if final is None else final
+    finals = final if isinstance(final, Mapping) else {'': final}
+    return {
+        kind: TASK_UTILS.build({**config, 'final': value})
+        for kind, value in finals.items()
+    }
+
+
+def sparsity_at(
+    schedules: Mapping[str, Schedule], step: int
+) -> float | dict[str, float]:
+    """Returns the sparsity after a step, one for each granularity if that is
+    how they were built."""
+    found = {kind: schedule(step) for kind, schedule in schedules.items()}
+    return found.get('', found)
 
 
 def _check(begin: int, initial: float, final: float) -> None:

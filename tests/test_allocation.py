@@ -6,8 +6,12 @@ import torch
 from mmprune.allocation import (
     allocate,
     lowest,
+    lowest_of_group,
+    lowest_overall,
+    lowest_per_row,
     meet_budget,
     merge_orders,
+    num_removed,
     removal_order,
     round_half_up,
 )
@@ -71,7 +75,7 @@ def test_kept_units_are_multiples_of_round_to():
 def test_impossible_sparsity_is_refused():
     with pytest.raises(ValueError, match=r'in \[0, 1\), found 1'):
         allocate(SCORES, 1.0)
-    with pytest.raises(ValueError, match='let only 4 go'):
+    with pytest.raises(ValueError, match='let only 4 be removed'):
         allocate(SCORES, 0.9)
     with pytest.raises(ValueError, match='min_keep=3'):
         allocate({'a': torch.rand(4)}, 0.5, min_keep=3)
@@ -132,3 +136,49 @@ def test_lowest_takes_exactly_k_with_ties():
     assert lowest(values, 2).tolist() == [False, True, True, False, False]
     assert lowest(values, 0).sum() == 0
     assert lowest(values, 5).all()
+
+
+def test_the_last_counts_are_exactly_as_asked():
+    assert num_removed(0.7, 72) == 50
+    assert num_removed(0.7, 18432) == 12902
+
+
+def test_filling_back_keeps_a_part_of_what_would_be_removed():
+    counts = [num_removed(1.0, 10, fill_back=f) for f in (0, 0.29, 0.5, 1)]
+    assert counts == [10, 8, 5, 0]
+    assert num_removed(1.0, 100, 0.29) == 71  # 0.29 * 100 is 28.999...
+    assert num_removed(0.7, 10, fill_back=0.5) == 4
+
+
+def test_all_tensors_compete_for_the_lowest():
+    values = dict(a=torch.tensor([[3.0, 1], [1, 5]]), b=torch.tensor([1.0]))
+    mask = lowest_overall(values, 0.4)  # two of five, of three ones
+    assert mask['a'].tolist() == [[False, True], [True, False]]
+    assert mask['b'].tolist() == [False]
+
+
+def reference_rows(values, count):
+    mask = torch.zeros_like(values, dtype=torch.bool)
+    for row, order in enumerate(torch.sort(values, stable=True).indices):
+        mask[row, order[:count]] = True
+    return mask
+
+
+@pytest.mark.parametrize('count', [0, 1, 5, 12])
+@pytest.mark.parametrize('levels', [2, 1000], ids=['ties', 'no ties'])
+def test_every_row_loses_exactly_its_lowest(count, levels):
+    values = torch.randint(0, levels, (40, 12)).float()
+    found = lowest_per_row(values, count)
+    assert (found.sum(1) == count).all()
+    assert torch.equal(found, reference_rows(values, count))
+
+
+@pytest.mark.parametrize(('count', 'size'), [(2, 4), (4, 8), (1, 4), (3, 5)])
+@pytest.mark.parametrize('levels', [2, 1000], ids=['ties', 'no ties'])
+def test_every_group_of_neighbours_loses_exactly_its_lowest(
+    count, size, levels
+):
+    values = torch.randint(0, levels, (30, 4 * size)).float()
+    found = lowest_of_group(values, count, size)
+    expected = reference_rows(values.view(-1, size), count)
+    assert torch.equal(found, expected.view(values.shape))

@@ -17,6 +17,8 @@ from mmprune.cost import (
     measure_latencies,
     time_in_turns,
 )
+from mmprune.cost_table import kept_cost
+from mmprune.groups import PruneGroup, Slice
 from mmprune.plan import PruningPlan
 from mmprune.surgery import apply_plan, kept_index
 
@@ -147,3 +149,28 @@ def test_the_latency_of_a_model_is_its_median(monkeypatch):
 
 def test_no_timed_run_means_no_latency():
     assert measure_latencies(dict(one=lambda: 1 / 0), runs=0) == dict(one=None)
+
+
+@pytest.mark.parametrize('name', ['resnet', 'vit', 'llama'])
+@pytest.mark.parametrize('unit', ['params', 'macs'])
+def test_the_cost_of_kept_units_is_that_of_their_plan(name, unit):
+    case = CASES[name]()
+    groups = [g for g in case.groups if not g.dense]
+    table = cost_table(case.model, case.forward)
+    quick = kept_cost(table, unit, groups)
+    for share in (1, 2, 3):
+        keep = {g.name: list(range(0, g.size, share)) for g in groups}
+        plan = PruningPlan(tuple(groups), keep)
+        index = kept_index(plan, table.shapes)
+        assert quick(keep) == pytest.approx(table.total(unit, index))
+
+
+def test_units_that_share_a_dimension_are_not_counted_twice():
+    # Two of four rows and two of four columns of them, as heads and points.
+    model = nn.Linear(1, 8, bias=False)
+    heads = PruneGroup('h', 'head', 2, (Slice('weight', block=4),))
+    points = PruneGroup('p', 'point', 2, (Slice('weight', block=2, copies=2),))
+    quick = kept_cost(cost_table(model, None), 'params', [heads, points])
+    assert quick(dict(h=[0, 1], p=[0, 1])) == 8
+    assert quick(dict(h=[0], p=[0, 1])) == 4
+    assert quick(dict(h=[0], p=[1])) == 2

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmprune.calibration import calibrate
 from mmprune.groups import PruneGroup, Slice
 from mmprune.registry import TASK_UTILS
-from mmprune.statistics import calibrate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from tiny_models import CASES
 from tiny_training import (
     TinyMLP,
@@ -17,18 +18,20 @@ from tiny_training import (
 )
 
 from mmprune.adapters import ffn_groups
-from mmprune.hooks.gradual_choice import GradientAverages, GradualWeights
-from mmprune.masks import mask_plan, plan_from_zeros, unpack_masks
+from mmprune.masks import mask_plan, unpack_masks
 from mmprune.plan import PruningPlan
 from mmprune.pruners import (
     StructuredPruner,
     WeightPruner,
+    plan_from_zeros,
     prunable_weights,
 )
 from mmprune.schedule import CubicSchedule
+from mmprune.sparsifying import GradientAverages
 from mmprune.surgery import apply_plan
 
 SEED = dict(type='mmprune.SeedHook')
+PLAN = dict(type='mmprune.PlanHook')
 EMA = dict(type='EMAHook', momentum=0.1)
 WEIGHTS = dict(type='mmprune.WeightPruner')
 UNITS = dict(type='mmprune.StructuredPruner')
@@ -213,15 +216,24 @@ def test_a_resumed_run_ends_bit_identical(tmp_path, amp_on_cpu, pruner, after):
     assert one['meta'].get('masked_plan') == other['meta'].get('masked_plan')
 
 
-def test_the_plan_of_a_model_says_what_is_sparse_after_a_resume():
-    models = TinyMLP(), TinyMLP()
-    for model in models:
-        model.pruning_plan = PruningPlan((), {})
-    first, again = (GradualWeights(WeightPruner(0.5), m) for m in models)
-    first.choose(0.5)
-    assert again.load({}, first.masks)
-    assert models[0].pruning_plan.sparse
-    assert models[1].pruning_plan == models[0].pruning_plan
+def test_the_plan_of_a_model_says_what_is_sparse(tmp_path):
+    changes = dict(custom_hooks=[SEED, gradual(WEIGHTS), PLAN])
+    cfg = config(tmp_path, **changes)
+    runner = Runner.from_cfg(cfg)
+    runner.model.pruning_plan = PruningPlan((), {})
+    runner.train()
+    plan = runner.model.pruning_plan
+    assert plan.sparse == dict.fromkeys(
+        prunable_weights(runner.model), 'unstructured'
+    )
+    # A resumed run tells it from the masks of its checkpoint.
+    cfg.experiment_name += 'again'
+    cfg.resume = True
+    cfg.train_cfg.max_epochs = 5
+    again = Runner.from_cfg(cfg)
+    again.model.pruning_plan = PruningPlan((), {})
+    again.train()
+    assert again.model.pruning_plan == plan
 
 
 def test_the_plan_of_a_masked_run_gives_the_small_model(tmp_path):
@@ -353,3 +365,21 @@ def test_a_schedule_longer_than_the_training_is_said(tmp_path):
     assert 'ends at step 99, training after 4: it stops at' in text
     # 0.8 - 0.8 * (95 / 97) ** 3
     assert 'iteration 4: sparsity asked 0.0485, met 0.0500' in text
+
+
+def test_every_granularity_may_have_its_own_final_sparsity(tmp_path, watched):
+    # The hidden units are neurons; the model has no heads.
+    final = cubic(final=dict(neuron=0.5))
+    _, seen = watched(
+        config(tmp_path / 'n', custom_hooks=[gradual(UNITS, final)])
+    )
+    assert sum(map(len, seen.units[-1].values())) == 8
+    hook = gradual(UNITS, cubic(final=dict(neuron=0.5, head=0.2)))
+    with pytest.raises(ValueError, match=r"sparsity names .*'head'"):
+        run(config(tmp_path / 'h', custom_hooks=[hook]))
+
+
+def test_single_weights_may_go_by_their_gradients(tmp_path, watched):
+    hook = gradual(dict(WEIGHTS, importance=dict(type='mmprune.Taylor')))
+    _, seen = watched(config(tmp_path, custom_hooks=[hook]))
+    assert sum(int(z.sum()) for z in seen.weights[-1].values()) == 96

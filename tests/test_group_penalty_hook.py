@@ -17,8 +17,9 @@ from torch import nn
 
 from mmprune.adapters import ffn_groups
 from mmprune.groups import PruneGroup, Slice
-from mmprune.hooks.group_penalty_hook import writers_of
-from mmprune.masks import plan_from_zeros, shrink_units, unit_norms
+from mmprune.masks import unit_norms
+from mmprune.pruners import plan_from_zeros
+from mmprune.sparsifying.penalty import shrink_units, trained_producers
 from mmprune.surgery import apply_plan
 
 SEED = dict(type='mmprune.SeedHook')
@@ -140,10 +141,10 @@ def test_frozen_writers_leave_a_group_alone():
     names = ('0.weight', '1.weight', '1.bias', '1.running_mean')
     group = PruneGroup('c', 'channel', 2, tuple(Slice(n) for n in names))
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    found = writers_of(group, tensors)
+    found = trained_producers(group, tensors)
     assert [part.tensor for part in found] == list(names[:3])
     model[1].bias.requires_grad_(False)
-    assert writers_of(group, tensors) == ()
+    assert trained_producers(group, tensors) == ()
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from mmengine.config import Config
 
 from mmprune.datasets import CIFAR, Digits
 from mmprune.loops import IterativePruningLoop
+from mmprune.loops.rounds import Rounds
 from mmprune.models import build_model, load_model
 from mmprune.registry import DATASETS, LOOPS
-from mmprune.rounds import RewindPoint, RoundOptions
 from mmprune.run.cli import load_config
+from mmprune.sparsifying import RewindPoint
 
 ROOT = Path(__file__).resolve().parents[1]
 DOOR = ROOT / 'tools' / 'guides' / 'main_imp_fillback.py'
@@ -101,10 +102,10 @@ def test_the_command_line_of_the_guide_runs(tmp_path, images, line, capsys):
     assert found['experiment'].startswith('cifar10_70p_')
     # 3 layers of 6 heads and 192 neurons: .7 of 18 and of 576
     last = found['rounds'][-1]['layers']
-    heads = [x['gone'] for x in last if x['granularity'] == 'head']
-    neurons = [x['gone'] for x in last if x['granularity'] == 'neuron']
+    heads = [x['pruned'] for x in last if x['granularity'] == 'head']
+    neurons = [x['pruned'] for x in last if x['granularity'] == 'neuron']
     assert sum(heads) == 13 and sum(neurons) == 403
-    assert found['options']['struct'] in line
+    assert (found['options']['decay'] is not None) == ('rsst' in line)
     said = capsys.readouterr().out
     assert 'std of the first qkv weight 0.06' in said
     for state in (0, 1):
@@ -240,9 +241,10 @@ def test_flags_become_settings():
     cfg = door.config_from(door.parse_args(words.split()))
     assert cfg.model.num_classes == 100 and cfg.model.pretrained is None
     loop = cfg.train_cfg
-    assert (loop.rate, loop.mlp_prune_ratio) == (0.5, 0.25)
-    assert (loop.criteria, loop.RST_schedule) == ('act_l2', 'x^3')
-    assert loop.reg_granularity_prune == 2
+    assert loop.pruner.sparsity == dict(head=0.5, neuron=0.25)
+    assert loop.pruner.importance == dict(type='mmprune.Activation', p=2)
+    assert loop.decay.strength == 2
+    assert (loop.decay.shape, loop.decay.exponent) == ('power', 3)
     assert cfg.optim_wrapper.optimizer.momentum == 0.8
     warmup, steps = cfg.param_scheduler
     assert warmup['end'] == 9 and steps['milestones'] == [3, 6]
@@ -266,11 +268,11 @@ def test_a_config_names_what_exists(path):
     settings = dict(cfg.train_cfg)
     for name in ('type', 'val_interval', 'init'):
         settings.pop(name, None)
-    RoundOptions.check_names(settings)
-    options = RoundOptions(**settings)
-    assert options.rate == 0.7
+    Rounds.check_names(settings)
+    plan = Rounds(**settings)
+    assert plan.sparsity(plan.events) == dict(head=0.7, neuron=0.7)
     assert max(s.begin for s in cfg.param_scheduler if 'begin' in s) < (
-        options.epochs
+        plan.epochs
     )
 
 

@@ -4,10 +4,19 @@ import pytest
 import torch
 from torch import nn
 
+from mmprune.calibration import calibrate, surviving_weights
 from mmprune.groups import PruneGroup, Slice
-from mmprune.importance import BNScale, Magnitude, Random, Taylor
+from mmprune.importance import (
+    Activation,
+    BNScale,
+    Magnitude,
+    Random,
+    Remain,
+    Saliency,
+    Taylor,
+)
 from mmprune.registry import TASK_UTILS
-from mmprune.statistics import Statistics, calibrate
+from mmprune.statistics import Statistics
 
 GROUP = PruneGroup(
     'g',
@@ -133,6 +142,160 @@ def test_random_depends_on_seed_and_group_only():
     assert not torch.equal(one, Random(seed=1)(other, empty))
 
 
-@pytest.mark.parametrize('name', ['Magnitude', 'BNScale', 'Taylor', 'Random'])
+NAMES = (
+    *('Activation', 'BNScale', 'Magnitude', 'Random', 'Remain', 'Saliency'),
+    'Taylor',
+)
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_a_config_finds_every_criterion(name):
     assert type(TASK_UTILS.build({'type': f'mmprune.{name}'})).__name__ == name
+
+
+# Heads of width 2 of a fused projection, and neurons.
+HEADS = PruneGroup(
+    'attn',
+    'head',
+    2,
+    (
+        Slice('qkv.weight', 0, block=2, copies=3),
+        Slice('qkv.bias', 0, block=2, copies=3),
+    ),
+    (Slice('proj.weight', 1, block=2),),
+)
+NEURONS = PruneGroup(
+    'mlp',
+    'neuron',
+    3,
+    (Slice('fc1.weight'), Slice('fc1.bias')),
+    (Slice('fc2.weight', 1),),
+)
+
+
+def block() -> nn.ModuleDict:
+    sizes = dict(qkv=(3, 12), proj=(4, 3), fc1=(3, 3), fc2=(3, 3))
+    net = nn.ModuleDict({k: nn.Linear(*size) for k, size in sizes.items()})
+    with torch.no_grad():
+        net['qkv'].weight.copy_(torch.arange(12.0)[:, None].expand(12, 3))
+        net['fc1'].weight.copy_(
+            torch.tensor([[1.0, -2, 0], [0, 3, 4], [0, 0, 1]])
+        )
+        net['proj'].weight.fill_(1)
+        net['fc2'].weight.fill_(2)
+    return net
+
+
+def test_sums_count_the_rows_of_a_head_and_the_row_of_a_neuron():
+    found = calibrate(block(), (), set())
+    rows = Magnitude(reduce='sum', sides='producers')
+    # head 0: rows 0, 1 (q), 4, 5 (k), 8, 9 (v), three columns each
+    assert rows(HEADS, found).tolist() == [3 * 27, 3 * 39]
+    assert rows(NEURONS, found).tolist() == [3, 7, 1]
+    sides = Magnitude(reduce='sum')
+    assert sides(HEADS, found).tolist() == [81 + 6, 117 + 6]
+    assert sides(NEURONS, found).tolist() == [9, 13, 7]
+    euclidean = Magnitude(p=2, reduce='sum', sides='producers')
+    assert euclidean(NEURONS, found).tolist() == [5**0.5, 5, 1]
+
+
+def test_sums_have_no_score_without_a_matrix():
+    group = PruneGroup('b', 'channel', 2, (Slice('0.bias'),))
+    assert Magnitude(reduce='sum')(group, stats()) is None
+    with pytest.raises(ValueError, match="found 'consumers'"):
+        Magnitude(sides='consumers')(GROUP, stats())
+    with pytest.raises(ValueError, match="found 'median'"):
+        Magnitude(reduce='median')
+
+
+def test_remain_counts_the_weights_that_survive():
+    net = block()
+    with torch.no_grad():
+        net['fc2'].weight.zero_()
+        net['fc1'].weight.copy_(
+            torch.tensor([[1.0, 2, 3], [4, 0, 0], [5, 6, 0]])
+        )
+    # of 18 weights 14 (13.5) go, and 3; 4; 5 and 6 stay
+    survivors = surviving_weights(
+        dict(net.named_parameters()), [NEURONS], 0.75
+    )
+    assert sum(int(m.sum()) for m in survivors.values()) == 4
+    found = calibrate(net, [NEURONS], {'survivors'}, sparsity=0.75)
+    assert Remain()(NEURONS, found).tolist() == [1, 1, 2]
+
+
+class Branch(nn.Module):
+    """One group of two neurons with known outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(1, 2), nn.Linear(2, 1)
+        with torch.no_grad():
+            self.fc1.weight.copy_(torch.tensor([[1.0], [-2.0]]))
+            self.fc1.bias.zero_()
+            self.fc2.weight.copy_(torch.tensor([[3.0, 5.0]]))
+            self.fc2.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(x))
+
+
+PAIR = PruneGroup(
+    'mlp',
+    'neuron',
+    2,
+    (Slice('fc1.weight'), Slice('fc1.bias')),
+    (Slice('fc2.weight', 1),),
+)
+
+
+@pytest.mark.parametrize('split', [False, True], ids=['one', 'two'])
+@pytest.mark.parametrize(
+    ('criterion', 'expected'),
+    [
+        (Activation(), [2, 4]),  # mean |x w| of x = 1, 3
+        (Activation(p=2), [5**0.5, 20**0.5]),
+        # d(sum of outputs) / d fc1 = fc2 * sum of x: |1*3*4|, |-2*5*4|
+        (Saliency(), [12, 40]),
+    ],
+)
+def test_outputs_and_gradients_give_the_number_of_a_hand(
+    criterion, expected, split
+):
+    batch = torch.tensor([[1.0], [3.0]])
+    # Two batches: outputs are averaged, gradients of a sum halved.
+    batches = batch.split(1) if split else [batch]
+    found = calibrate(
+        Branch(), [PAIR], criterion.needs, batches, lambda net, x: net(x).sum()
+    )
+    if split and isinstance(criterion, Saliency):
+        expected = [value / 2 for value in expected]
+    assert criterion(PAIR, found).tolist() == pytest.approx(expected)
+
+
+def test_an_output_that_was_not_seen_has_no_score():
+    assert Activation()(GROUP, stats()) is None
+    with pytest.raises(ValueError, match='activations needs a loss'):
+        calibrate(model(), [GROUP], {'activation'}, [torch.ones(1, 2)])
+
+
+def test_single_weights_are_scored_one_by_one():
+    found = calibrate(
+        model(), (), {'grad'}, [torch.ones(1, 2)], loss, weights=['1.weight']
+    )
+    # d loss / d consumer = the hidden units, 99 and 102
+    assert Taylor().weights('1.weight', found).tolist() == [[2 * 99, 6 * 102]]
+    assert Saliency().weights('1.weight', found).tolist() == [[198, 612]]
+    assert Magnitude(p=2).weights('1.weight', found).tolist() == [[2, 6]]
+    drawn = Random(seed=1).weights('1.weight', found)
+    assert drawn.shape == (1, 2)
+    assert torch.equal(drawn, Random(seed=1).weights('1.weight', found))
+    with pytest.raises(ValueError, match="weight '0.weight'.*not depend"):
+        calibrate(
+            model(),
+            (),
+            {'grad'},
+            [torch.ones(1, 2)],
+            lambda net, x: net[1].weight.sum(),
+            weights=['0.weight'],
+        )

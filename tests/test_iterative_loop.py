@@ -14,10 +14,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmprune.adapters import vit_groups
+from mmprune.calibration import surviving_weights
 from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
-from mmprune.rounds.scores import unit_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS, NEURONS = 2 * 4, 2 * 64
@@ -49,6 +49,7 @@ def config(folder: Path, **train_cfg) -> Config:
                     type='ImgDataPreprocessor', mean=[127.5], std=[127.5]
                 ),
             ),
+            # Earlier names: tests/test_rounds.py has the present ones.
             train_cfg={
                 'type': 'mmprune.IterativePruningLoop',
                 'epochs': 2,
@@ -119,12 +120,17 @@ class Watch(Hook):
             raise KeyboardInterrupt
 
 
+def units_of(masks: dict) -> dict[str, list[int]]:
+    """Group name -> units."""
+    return {n: m.nonzero().flatten().tolist() for n, m in masks.items()}
+
+
 def snapshot(runner) -> dict:
-    """Weights, what is gone, and the size of the optimizer's state."""
+    """Weights, what is pruned, and the size of the optimizer's state."""
     return dict(
         weights={k: v.clone() for k, v in runner.model.state_dict().items()},
-        gone=runner.train_loop.rounds.state_dict()['gone'],
-        going=runner.train_loop.rounds.state_dict()['going'],
+        pruned=units_of(runner.train_loop.growth.pruned),
+        decaying=units_of(runner.train_loop.growth.decaying),
         state=len(runner.optim_wrapper.optimizer.state),
     )
 
@@ -149,9 +155,9 @@ def results(folder: Path) -> dict:
     return json.loads((folder / 'rounds.json').read_text())
 
 
-def gone_of(entry: dict, kind: str) -> int:
+def pruned_of(entry: dict, kind: str) -> int:
     layers = entry['layers']
-    return sum(x['gone'] for x in layers if x['granularity'] == kind)
+    return sum(x['pruned'] for x in layers if x['granularity'] == kind)
 
 
 def unit_values(weights: dict, group, units: list[int]) -> torch.Tensor:
@@ -181,17 +187,17 @@ def refill(tmp_path_factory):
 def test_each_round_has_the_sparsity_of_the_schedule(refill):
     folder, _, seen = refill
     entries = results(folder)['rounds']
-    assert [e['state'] for e in entries] == [0, 1, 2, 3]
+    assert [e['round'] for e in entries] == [0, 1, 2, 3]
     for k, entry in enumerate(entries):
         sparsity = 1 - 0.5 ** (k / 3)
         for kind, total in (('head', HEADS), ('neuron', NEURONS)):
             expected = math.floor(sparsity * total + 0.5)
-            assert gone_of(entry, kind) == expected
+            assert pruned_of(entry, kind) == expected
             assert entry['asked'][kind] == pytest.approx(sparsity)
-        alone = sum(len(units) for units in seen.starts[k]['gone'].values())
-        assert alone == sum(x['gone'] for x in entry['layers'])
-    assert gone_of(entries[-1], 'neuron') == 64
-    assert all(x['gone'] < x['units'] for x in entries[-1]['layers'])
+        alone = sum(len(units) for units in seen.starts[k]['pruned'].values())
+        assert alone == sum(x['pruned'] for x in entry['layers'])
+    assert pruned_of(entries[-1], 'neuron') == 64
+    assert all(x['pruned'] < x['units'] for x in entries[-1]['layers'])
 
 
 def test_masks_are_nested(refill):
@@ -199,8 +205,8 @@ def test_masks_are_nested(refill):
     for before, after in zip(
         list(seen.starts.values()), list(seen.starts.values())[1:], strict=0
     ):
-        for name, units in before['gone'].items():
-            assert set(units) <= set(after['gone'][name])
+        for name, units in before['pruned'].items():
+            assert set(units) <= set(after['pruned'][name])
 
 
 def test_survivors_start_from_the_rewind_point_and_the_others_from_zero(
@@ -212,7 +218,7 @@ def test_survivors_start_from_the_rewind_point_and_the_others_from_zero(
     assert len(groups) == 4
     for number, start in seen.starts.items():
         for group in groups:
-            gone = start['gone'][group.name]
+            gone = start['pruned'][group.name]
             alive = [i for i in range(group.size) if i not in gone]
             assert torch.equal(
                 unit_values(start['weights'], group, alive),
@@ -247,7 +253,7 @@ def test_the_units_with_the_smallest_trained_weights_go(refill):
     found = [
         (layer, head)
         for layer in (0, 1)
-        for head in seen.starts[1]['gone'][f'blocks.{layer}.attn']
+        for head in seen.starts[1]['pruned'][f'blocks.{layer}.attn']
     ]
     assert sorted(lowest) == sorted(found)
 
@@ -256,7 +262,7 @@ def test_what_is_gone_stays_zero_and_all_else_is_trained(refill):
     folder, runner, _ = refill
     weights = load_checkpoint_file(folder / 'epoch_8.pth')['state_dict']
     point = load_checkpoint_file(folder / 'rewind_point.pth')['state_dict']
-    gone = runner.train_loop.rounds.gone
+    gone = units_of(runner.train_loop.growth.pruned)
     assert sum(map(len, gone.values())) == 4 + 64
     for group in vit_groups(runner.model):
         units = gone[group.name]
@@ -277,7 +283,7 @@ def test_every_round_warms_up_again(refill):
         assert rates[start : start + 8] == pytest.approx(rates[:8])
 
 
-def test_the_end_ships_the_small_model(refill):
+def test_the_end_exports_the_small_model(refill):
     folder, runner, _ = refill
     checkpoint = load_checkpoint_file(folder / 'pruned.pth')
     assert checkpoint['meta']['dataset_meta']['classes'][3] == '3'
@@ -305,7 +311,7 @@ def test_the_report_has_tables_and_curves(refill):
     folder, *_ = refill
     report = json.loads((folder / 'report.json').read_text())
     rounds, layers = report['sections']
-    assert rounds['table']['columns'][:2] == ['state', 'Acc@1']
+    assert rounds['table']['columns'][:2] == ['round', 'Acc@1']
     assert rounds['series'][0]['x'] == [0, 1, 2, 3]
     assert len(layers['table']['rows']) == 4
     assert report['kinds'][0]['units'] in (HEADS, NEURONS)
@@ -337,19 +343,19 @@ def test_rsst_pulls_what_goes_to_zero_and_removes_it_then(tmp_path):
     expected = math.prod(1 - 0.1 * 4 * t / 8 for t in range(1, 9))
     for entry in entries[1:]:
         assert entry['residual'] == pytest.approx(expected, rel=0.2)
-    assert [gone_of(e, 'head') for e in entries] == [0, 2, 4]
+    assert [pruned_of(e, 'head') for e in entries] == [0, 2, 4]
     groups = {g.name: g for g in vit_groups(runner.model)}
     second = seen.starts[1]
-    assert sum(map(len, second['going'].values())) == 2 + 37
-    assert not any(second['gone'].values())
+    assert sum(map(len, second['decaying'].values())) == 2 + 37
+    assert not any(second['pruned'].values())
     point = load_checkpoint_file(tmp_path / 'rewind_point.pth')['state_dict']
-    for name, units in second['going'].items():
+    for name, units in second['decaying'].items():
         if units:  # alive when the round begins
             assert torch.equal(
                 unit_values(second['weights'], groups[name], units),
                 unit_values(point, groups[name], units),
             )
-            assert set(units) <= set(seen.starts[2]['gone'][name])
+            assert set(units) <= set(seen.starts[2]['pruned'][name])
 
 
 def rsst_steps(folder: Path, strength: float, **optimizer):
@@ -374,7 +380,7 @@ def test_the_first_penalised_step_is_the_one_of_a_hand(tmp_path, kind):
     # x, in the first of four iterations: 8 * 1/4 = 2, times lr .01
     checked = 0
     for group in vit_groups(runner.model):
-        going = start['going'][group.name]
+        going = start['decaying'][group.name]
         stay = [i for i in range(group.size) if i not in going]
         with_penalty = runner.model.state_dict()
         without = plain.model.state_dict()
@@ -408,11 +414,11 @@ def test_weights_alone_are_pruned_without_vit_structured(tmp_path):
     runner, _ = train(cfg)
     entries = results(tmp_path)['rounds']
     total = 2 * (48 * 16 + 16 * 16 + 2 * 64 * 16)
-    counts = [gone_of(entry, 'weight') for entry in entries]
+    counts = [pruned_of(entry, 'weight') for entry in entries]
     expected = [0, math.floor((1 - 0.4**0.5) * total + 0.5), 0.6 * total]
     assert counts == [*expected[:2], math.floor(expected[2] + 0.5)]
     weights = load_checkpoint_file(tmp_path / 'pruned.pth')['state_dict']
-    masks = runner.train_loop.rounds.gone
+    masks = runner.train_loop.growth.pruned
     for name, mask in masks.items():
         assert torch.equal(weights[name] == 0, mask)
         state = runner.optim_wrapper.optimizer.state
@@ -427,7 +433,7 @@ def test_masks_hold_where_an_activation_of_zero_is_not_zero(tmp_path):
     cfg = config(tmp_path, pruning_times=2, rate=0.5)
     cfg.model.act_layer = 'sigmoid'
     runner, _ = train(cfg)
-    gone = runner.train_loop.rounds.gone['blocks.0.mlp']
+    gone = units_of(runner.train_loop.growth.pruned)['blocks.0.mlp']
     assert gone
     columns = runner.model.blocks[0].mlp.fc2.weight[:, gone]
     assert not columns.any()
@@ -439,7 +445,7 @@ def test_an_average_of_weights_starts_anew_in_each_round(tmp_path):
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
     runner, _ = train(cfg)
     (average,) = runner.train_loop.averages()
-    gone = runner.train_loop.rounds.gone
+    gone = units_of(runner.train_loop.growth.pruned)
     for group in vit_groups(runner.model):
         units = gone[group.name]
         if units:
@@ -510,7 +516,7 @@ def test_pt_insists_on_pretrained_weights(tmp_path):
 def test_other_criteria_run_through_the_rounds(tmp_path, criteria):
     train(config(tmp_path, criteria=criteria, pruning_times=2, epochs=1))
     entries = results(tmp_path)['rounds']
-    assert gone_of(entries[-1], 'head') == HEADS // 2
+    assert pruned_of(entries[-1], 'head') == HEADS // 2
 
 
 # ------------------------------------------------------------------- resume
@@ -582,7 +588,7 @@ def test_resuming_with_other_options_is_refused(tmp_path):
     cfg = config(tmp_path, rate=0.6)
     cfg.resume = True
     runner = Runner.from_cfg(cfg)
-    with pytest.raises(ValueError, match='rate=0.5 then, 0.6 now'):
+    with pytest.raises(ValueError, match='sparsity.head=0.5 then, 0.6 now'):
         runner.train()
 
 
@@ -611,11 +617,11 @@ def test_remaining_weights_of_neurons_follow_their_own_ratio(
 ):
     asked = []
 
-    def spy(model, groups, options, sparsity, *rest):
+    def spy(tensors, groups, sparsity):
         asked.append(sparsity)
-        return unit_scores(model, groups, options, sparsity, *rest)
+        return surviving_weights(tensors, groups, sparsity)
 
-    monkeypatch.setattr('mmprune.loops.iterative.unit_scores', spy)
+    monkeypatch.setattr('mmprune.calibration.surviving_weights', spy)
     cfg = config(tmp_path, criteria='remain', vit_prune_target='mlp', rate=0.0)
     cfg.train_cfg.update(mlp_prune_ratio=0.5, pruning_times=2)
     train(cfg)
@@ -636,7 +642,7 @@ runner = Runner.from_cfg(Config.fromfile(sys.argv[1]))
 runner.train()
 torch.save(
     dict(
-        gone=runner.train_loop.rounds.gone,
+        pruned=runner.train_loop.growth.pruned,
         weights=runner.model.module.state_dict(),
     ),
     f'{{runner.work_dir}}/rank{{get_rank()}}.pth',
@@ -669,7 +675,8 @@ def test_two_ranks_prune_the_same_units(tmp_path):
         torch.load(tmp_path / f'rank{i}.pth', weights_only=True)
         for i in (0, 1)
     ]
-    assert ranks[0]['gone'] == ranks[1]['gone']
-    assert sum(map(len, ranks[0]['gone'].values())) == (HEADS + NEURONS) // 2
+    pruned = [units_of(rank['pruned']) for rank in ranks]
+    assert pruned[0] == pruned[1]
+    assert sum(map(len, pruned[0].values())) == (HEADS + NEURONS) // 2
     for name, value in ranks[0]['weights'].items():
         assert torch.equal(value, ranks[1]['weights'][name]), name

@@ -162,7 +162,11 @@ def test_the_document_names_only_paths_that_exist():
         ('adapters/vit', 'from .ffn import ffn_groups', 'adapters/ffn'),
         ('adapters/vit', 'from timm.models import x', 'timm'),
         ('adapters/vit', 'import torch_pruning', 'torch_pruning'),
-        ('hooks/plan_hook', 'from ..models.pruned import x', 'models/pruned'),
+        (
+            'models/pruned',
+            'from ..hooks.plan_hook import x',
+            'hooks/plan_hook',
+        ),
         ('checkpoints/reading', 'from mmprune.groups import Slice', 'groups'),
         ('models/pruned', 'from projects.VAD import vad', 'projects'),
     ],

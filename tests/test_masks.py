@@ -9,15 +9,18 @@ from torch import nn
 
 from mmprune.groups import PruneGroup, Slice
 from mmprune.masks import (
-    keep_zeros,
+    clear,
+    keep_masks,
     mask_plan,
+    norm,
     pack_masks,
-    plan_from_zeros,
-    plan_masks,
     read_zeros,
+    unit_regions,
     unpack_masks,
+    weight_regions,
 )
 from mmprune.plan import PruningPlan
+from mmprune.pruners import plan_from_zeros
 
 
 def test_consumers_take_their_fill_and_producers_stay():
@@ -40,7 +43,8 @@ def test_consumers_take_their_fill_and_producers_stay():
 def test_masked_weights_are_zero_even_if_they_were_not_finite():
     model = nn.Sequential(nn.Linear(2, 1))
     model[0].weight.data = torch.tensor([[float('nan'), 2.0]])
-    keep_zeros(model, {'0.weight': torch.tensor([[False, True]])})
+    masks = {'0.weight': torch.tensor([[False, True]])}
+    clear(weight_regions(model, masks))
     assert model[0].weight.tolist() == [[0, 2]]
     assert read_zeros(model, ['0.weight'])['0.weight'].tolist() == [
         [False, True]
@@ -50,7 +54,7 @@ def test_masked_weights_are_zero_even_if_they_were_not_finite():
 def test_what_the_model_has_not_is_named():
     model = nn.Sequential(nn.Linear(2, 1))
     with pytest.raises(ValueError, match="'x.weight'"):
-        keep_zeros(model, {'x.weight': torch.ones(1, dtype=torch.bool)})
+        weight_regions(model, {'x.weight': torch.ones(1, dtype=torch.bool)})
     group = PruneGroup('g', 'neuron', 2, (), (Slice('y', 1),))
     with pytest.raises(ValueError, match="no tensor 'y'"):
         mask_plan(model, PruningPlan((group,), {'g': [0]}))
@@ -77,7 +81,7 @@ def test_packed_masks_come_back_and_pass_the_safe_loader(tmp_path):
 def test_a_mask_of_another_shape_is_refused():
     model = nn.Linear(2, 1)
     with pytest.raises(ValueError, match=r'shape \(3,\), the tensor \(1, 2\)'):
-        keep_zeros(model, {'weight': torch.ones(3, dtype=torch.bool)})
+        weight_regions(model, {'weight': torch.ones(3, dtype=torch.bool)})
 
 
 def test_the_masks_of_a_plan_are_what_masking_overwrites():
@@ -90,13 +94,14 @@ def test_the_masks_of_a_plan_are_what_masking_overwrites():
         (Slice('1.weight', 1), Slice('0.bias', fill=-7.0)),
     )
     plan = PruningPlan((group,), {'h': [1, 2]})
-    masks, fills = plan_masks(model, plan)
+    regions = unit_regions(model, [group], {'h': [0]}, consumers_only=True)
+    masks = keep_masks(regions)
     assert masks['1.weight'].tolist() == [[False, True, True]] * 2
     assert masks['0.bias'].tolist() == [False, True, True]
-    assert fills == {'0.bias': -7}
+    assert masks.keys() == {'1.weight', '0.bias'}
     other = copy.deepcopy(model)
     mask_plan(model, plan)
-    keep_zeros(other, masks, fills)
+    clear(weight_regions(other, masks, {'0.bias': -7.0}))
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
     # Filled with -7 and without this unit: found again.
@@ -109,9 +114,9 @@ def test_two_fills_of_one_tensor_are_refused():
         PruneGroup(name, 'neuron', 3, (), (Slice('0.bias', fill=fill),))
         for name, fill in (('g', 0.0), ('h', -7.0))
     )
-    plan = PruningPlan(groups, {'g': [0], 'h': [0]})
-    with pytest.raises(ValueError, match="group 'h' fills '0.bias' with -7"):
-        plan_masks(model, plan)
+    regions = unit_regions(model, groups, {'g': [1], 'h': [1]})
+    with pytest.raises(ValueError, match="fill '0.bias', with 0 and with -7"):
+        keep_masks(regions)
 
 
 def test_a_group_without_units_left_keeps_one():
@@ -145,3 +150,50 @@ def test_running_statistics_do_not_write_a_unit():
     model[1].bias.data[1] = 0.1
     with pytest.raises(ValueError, match='has a unit that is zero'):
         plan_from_zeros(model, [group])
+
+
+def pair() -> tuple[nn.Module, PruneGroup]:
+    """Two neurons with a weight on each side."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [-2.0]]))
+        model[0].bias.zero_()
+        model[1].weight.copy_(torch.tensor([[3.0, 5.0]]))
+        model[1].bias.zero_()
+    group = PruneGroup(
+        'mlp',
+        'neuron',
+        2,
+        (Slice('0.weight'), Slice('0.bias')),
+        (Slice('1.weight', 1),),
+    )
+    return model, group
+
+
+def test_clearing_a_unit_removes_it_from_the_output():
+    model, group = pair()
+    regions = unit_regions(model, [group], {'mlp': [1]})
+    assert norm(regions) == pytest.approx((4 + 25) ** 0.5)
+    clear(regions)
+    assert model[0].weight.flatten().tolist() == [1, 0]
+    assert model[1].weight.flatten().tolist() == [3, 0]
+    assert model(torch.ones(1, 1)).item() == 3
+
+
+def test_a_group_without_chosen_units_has_no_region():
+    model, group = pair()
+    assert unit_regions(model, [group], {}) == []
+    assert unit_regions(model, [group], {'mlp': []}) == []
+    readers = unit_regions(model, [group], {'mlp': [0]}, consumers_only=True)
+    assert [region.name for region in readers] == ['1.weight']
+
+
+def test_a_region_takes_itself_out_of_gradients():
+    model, group = pair()
+    (units,) = unit_regions(model, [group], {'mlp': [0]}, consumers_only=True)
+    mask = torch.tensor([[False, True]])
+    (weights,) = weight_regions(model, {'1.weight': mask})
+    for region in (units, weights):
+        grad = torch.tensor([[float('inf'), 7.0]])
+        assert region.without(grad).tolist() == [[0, 7]]
+        assert region.mask().tolist() == [[True, False]]

@@ -91,7 +91,7 @@ def test_provenance_is_plain_data(vit):
     plan = StructuredPruner(0.5, importance=Magnitude(p=2))(
         vit.model, vit.groups
     )
-    assert plan.provenance['importance'] == 'Magnitude(p=2)'
+    assert plan.provenance['importance'].startswith('Magnitude(p=2, ')
     assert plan.provenance['sparsity'] == 0.5
 
 
@@ -190,5 +190,108 @@ def test_which_weights_are_prunable():
 def test_a_model_without_weights_is_refused():
     with pytest.raises(ValueError, match='nothing can be pruned'):
         WeightPruner(0.5)(nn.LayerNorm(4))
-    with pytest.raises(ValueError, match="found 'row'"):
-        WeightPruner(0.5, scope='row')
+    with pytest.raises(ValueError, match="found 'all'"):
+        WeightPruner(0.5, scope='all')
+
+
+# ------------------------------------------------- single weights in patterns
+
+
+def reference(weight, count=2, size=4):
+    """Ten lines: the lowest of every group along the inputs, ties first."""
+    inputs = weight.detach().movedim(1, -1)
+    zeroed = inputs.clone().reshape(-1, inputs.shape[-1])
+    for row in zeroed:
+        for start in range(0, len(row), size):
+            group = row[start : start + size]
+            order = sorted(range(size), key=lambda i: (abs(group[i]), i))
+            group[order[:count]] = 0
+    return zeroed.view(inputs.shape).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'count', 'size'), [('2:4', 2, 4), ('4:8', 4, 8), ('1:4', 3, 4)]
+)
+def test_patterns_run_along_what_a_kernel_reads(pattern, count, size):
+    model = nn.Sequential(nn.Conv2d(8, 3, 3), nn.Linear(16, 5))
+    with torch.no_grad():
+        for module in model:  # with ties
+            module.weight.copy_(torch.randint(-3, 4, module.weight.shape))
+    expected = [reference(m.weight, count=count, size=size) for m in model]
+    plan = WeightPruner(pattern=pattern)(model)
+    for module, zeroed in zip(model, expected, strict=True):
+        assert torch.equal(module.weight, zeroed)
+    assert plan.sparse == {'0.weight': pattern, '1.weight': pattern}
+    assert plan.provenance['sparsity'] == count / size
+
+
+def test_a_transposed_convolution_reads_along_its_first_dimension():
+    model = nn.Sequential(nn.ConvTranspose2d(4, 3, 2))
+    expected = reference(model[0].weight.detach().transpose(0, 1))
+    WeightPruner(pattern='2:4')(model)
+    assert torch.equal(model[0].weight.transpose(0, 1), expected)
+
+
+def test_a_layer_that_the_pattern_does_not_divide_stays_dense():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(8, 2))
+    plan = WeightPruner(pattern='2:4')(model)
+    assert list(plan.sparse) == ['1.weight']
+    assert (model[0].weight != 0).all()
+    with pytest.raises(ValueError, match='layer that 2:4 divides'):
+        WeightPruner(pattern='2:4')(model[0])
+
+
+@pytest.mark.parametrize('sparsity', [0, 0.3, 0.5, 0.9])
+def test_every_row_loses_exactly_its_part(sparsity):
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 4, 3))
+    with torch.no_grad():
+        for module in model:  # with ties
+            module.weight.copy_(torch.randint(-2, 3, module.weight.shape) * 2)
+            module.weight[module.weight == 0] = 1
+    WeightPruner(sparsity, scope='row')(model)
+    rows = [model[0].weight.flatten(1), model[1].weight.transpose(0, 1)]
+    for weight in (rows[0], rows[1].flatten(1)):
+        asked = int(sparsity * weight.shape[1] + 0.5)
+        assert ((weight == 0).sum(1) == asked).all()
+
+
+def test_a_criterion_decides_which_weights_go():
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    model[0].weight.data = torch.tensor([[1.0, 3.0]])
+    taylor = WeightPruner(0.5, importance=dict(type='mmprune.Taylor'))
+    taylor(model, [torch.tensor([[9.0, 1.0]])], lambda m, x: m(x).sum())
+    assert model[0].weight.tolist() == [[1, 0]]  # 1 * 9 against 3 * 1
+    drawn = nn.Sequential(nn.Linear(64, 1))
+    plan = WeightPruner(0.5, importance=Random(seed=2))(drawn)
+    assert int((drawn[0].weight == 0).sum()) == 32
+    assert plan.provenance['importance'] == 'Random(seed=2)'
+
+
+def test_weight_requests_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match='BNScale scores whole units'):
+        WeightPruner(0.5, importance=BNScale())
+    with pytest.raises(ValueError, match='2:4 removes 0.5 .* sparsity=0.3'):
+        WeightPruner(0.3, pattern='2:4')
+    for pattern in ('4:2', '2-4', '0:4', '4:4', ''):
+        with pytest.raises(ValueError, match='a pattern is N:M'):
+            WeightPruner(pattern=pattern)
+    with pytest.raises(ValueError, match='give a sparsity or a pattern'):
+        WeightPruner()
+    with pytest.raises(ValueError, match='needs a loss'):
+        WeightPruner(0.5, importance=dict(type='mmprune.Taylor'))(
+            nn.Linear(2, 2)
+        )
+    assert WeightPruner(0.5, pattern='2:4').sparsity == 0.5
+
+
+def test_an_integer_mean_does_not_round_a_score():
+    class Counts:
+        needs = frozenset()
+
+        def __call__(self, group, stats):
+            return torch.arange(group.size)
+
+    plan = StructuredPruner(0.5, importance=Counts(), scope='layer')(
+        *CASES['vit']()[::2]
+    )
+    assert plan.keep['blocks.0.mlp'] == list(range(384, 768))

@@ -11,11 +11,12 @@ from mmengine.optim import OptimWrapper
 
 from mmprune.adapters import vit_groups
 from mmprune.cost import count_params
+from mmprune.importance import Random
 from mmprune.models import as_pruned, build_model
 from mmprune.models.pretrained import move_weights
 from mmprune.plan import PruningPlan
+from mmprune.pruners import StructuredPruner
 from mmprune.registry import MODELS
-from mmprune.rounds import RoundOptions, UnitRounds
 from mmprune.surgery import apply_plan
 
 TINY = dict(
@@ -131,13 +132,10 @@ def test_the_guides_model_has_the_size_of_a_hand_after_70_percent():
         model = timm.create_model(
             'vit_small_patch16_224', img_size=32, patch_size=4, num_classes=10
         )
-    rounds = UnitRounds(
-        list(vit_groups(model)), RoundOptions(epochs=60, pruning_times=16)
-    )
-    drawn = {g.name: torch.rand(g.size) for g in rounds.groups}
-    rounds.begin(rounds.choose(model, drawn, 15))
+    pruner = StructuredPruner(0.7, importance=Random())
+    plan = pruner(model, list(vit_groups(model)))
     assert count_params(model.blocks) == 21_293_568
-    apply_plan(model, rounds.plan())
+    apply_plan(model, plan)
     # 22 heads of 98,496, 5,530 neurons of 769, and what stays in any case
     assert count_params(model.blocks) == (
         22 * 98_496 + 5_530 * 769 + 12 * (384 + 384 + 2 * 768)

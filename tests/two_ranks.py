@@ -17,6 +17,7 @@ from tiny_training import (  # noqa: E402
     sparse_checkpoint,
 )
 
+from mmprune.masks import keep_masks  # noqa: E402
 from mmprune.pruners import WeightPruner  # noqa: E402
 
 PRUNERS = dict(
@@ -86,7 +87,7 @@ def masks_of(runner: Runner) -> dict:
     (hook,) = (
         h for h in runner.hooks if type(h).__name__ == 'GradualPruningHook'
     )
-    return hook._masking.masks
+    return keep_masks(hook._masking.regions)
 
 
 def save(
@@ -104,9 +105,10 @@ def disturb(rank: int) -> None:
     """Lets this rank alone score the weights otherwise."""
     real = WeightPruner.masks
 
-    def masks(self, model, before=None):
-        model = TinyMLP() if rank else model
-        return real(self, model, before)
+    def masks(self, model, before=None, names=None, stats=None):
+        if rank:
+            model, stats = TinyMLP(), None
+        return real(self, model, before, names, stats)
 
     WeightPruner.masks = masks
 

@@ -1,6 +1,7 @@
 """Hooks for a stock mmengine Runner."""
 
 from .checkpoint_hook import CheckpointWriteError, SafeCheckpointHook
+from .export_hook import ExportHook
 from .gradual_pruning_hook import GradualPruningHook
 from .group_penalty_hook import GroupPenaltyHook
 from .mask_hook import MaskHook
@@ -9,6 +10,7 @@ from .seed_hook import SeedHook, seed_worker
 
 __all__ = [
     'CheckpointWriteError',
+    'ExportHook',
     'GradualPruningHook',
     'GroupPenaltyHook',
     'MaskHook',

@@ -1,24 +1,27 @@
 """Prunes a little more every few steps while the model trains."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch import nn
 
+from ..calibration import calibrate
 from ..masks import unpack_masks
-from ..pruners import StructuredPruner, WeightPruner
+from ..plan import PruningPlan
+from ..pruners import StructuredPruner, WeightPruner, prunable_weights
 from ..registry import HOOKS, TASK_UTILS
-from .gradual_choice import GradientAverages, GradualUnits, GradualWeights
-from .masking import (
-    MASKS,
+from ..schedule import build_schedules, sparsity_at
+from ..sparsifying import GradientAverages, Growth
+from ..sparsifying.masking import MASKS
+from ..sparsifying.runner_parts import (
+    groups_of,
     masking_of,
     optimizers_of,
     plain_model,
-    save_masks,
 )
-from .training_groups import groups_of
 
+MASKED_PLAN = 'masked_plan'
 _GRADIENTS = 'gradient_averages'
 
 
@@ -28,12 +31,14 @@ class GradualPruningHook(Hook):
 
     After step t the model has the sparsity that the schedule gives for t:
     exactly that fraction of its weights, or of its units, is masked as
-    :class:`MaskHook` does it. What went never comes back. Checkpoints carry
-    the masks; for units also a plan (``meta['masked_plan']``) with which
-    surgery gives the small model of equal outputs.
+    :class:`MaskHook` does it. What is pruned never comes back. Checkpoints
+    carry the masks; for units also a plan (``meta['masked_plan']``) with
+    which surgery gives the small model of equal outputs.
 
     Args:
-        schedule: Config of a schedule, such as ``mmprune.CubicSchedule``.
+        schedule: Config of a schedule, such as ``mmprune.CubicSchedule``;
+            its ``final`` is one sparsity, or one for each granularity
+            (``dict(head=0.3, neuron=0.2)``).
         pruner: Config of a ``mmprune.WeightPruner`` or a
             ``mmprune.StructuredPruner``, without its sparsity. A criterion
             that reads gradients gets their moving average over the training.
@@ -61,8 +66,10 @@ class GradualPruningHook(Hook):
                 f'GradualPruningHook: interval is a number of steps and at '
                 f'least 1, found {interval}'
             )
-        self.schedule = _built(schedule)
-        self.pruner = _pruner(pruner, self.schedule.final)
+        self.schedules = build_schedules(schedule, None)
+        self.schedule = next(iter(self.schedules.values()))
+        self.final = sparsity_at(self.schedules, self.schedule.end)
+        self.pruner = _pruner(pruner, self.final)
         self.groups, self.interval = groups, interval
         self.by_epoch = by_epoch
         self._gradients: GradientAverages | None = None
@@ -77,30 +84,23 @@ class GradualPruningHook(Hook):
         }
 
     def before_train(self, runner: Runner) -> None:
-        """Finds what can go, and goes on from a checkpoint's masks.
+        """Finds what can be pruned, and goes on from a checkpoint's masks.
 
         Raises:
             ValueError: If the last sparsity of the schedule cannot be
                 reached, nothing can be pruned, or there are no epochs.
         """
         self._check_length(runner)
-        model = plain_model(runner)
-        self._choice = self._choice_for(runner, model)
-        self._choice.check(self.schedule.final)
+        self._growth = self._growth_for(runner)
+        self._growth.check(self.final)
         self._masking = masking_of(runner)
-        loaded, self._loaded = self._loaded, {}
-        masks, _ = unpack_masks(loaded.get(MASKS, {}))
-        if self._gradients is not None:
-            self._gradients.load_state_dict(loaded.get(_GRADIENTS, {}))
         step = runner.epoch if self.by_epoch else runner.iter
-        if self._choice.load(loaded.get('meta') or {}, masks):
-            self._masking.hold(self._choice.masks, self._choice.fills)
-        elif self.schedule(step):
+        if not self._go_on() and self._asked(step):
             self._prune(runner, step)
         self._met = self._fraction()
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """Prunes if it is time, and keeps what is gone at zero."""
+        """Prunes if it is time, and keeps what is pruned at zero."""
         self._masking.apply()
         if not self.by_epoch and self._due(runner.iter + 1):
             self._prune(runner, runner.iter + 1)
@@ -119,8 +119,15 @@ class GradualPruningHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds masks, plan and gradient averages."""
-        save_masks(checkpoint, self._masking)
-        self._choice.save(checkpoint['meta'])
+        self._masking.save(checkpoint)
+        meta, plan = checkpoint['meta'], self._growth.plan()
+        if self._growth.of_units:
+            # Not as ``pruning_plan``: the shapes of this model are dense.
+            meta[MASKED_PLAN] = plan.to_dict()
+        else:
+            known = meta.get('pruning_plan') or PruningPlan((), {}).to_dict()
+            sparse = {**known['sparse'], **plan.sparse}
+            meta['pruning_plan'] = {**known, 'sparse': sparse}
         if self._gradients is not None:
             checkpoint[_GRADIENTS] = self._gradients.state_dict()
 
@@ -135,64 +142,109 @@ class GradualPruningHook(Hook):
             runner.logger.warning(
                 f'gradual pruning ends at step {self.schedule.end}, training '
                 f'after {steps}: it stops at sparsity '
-                f'{self.schedule(steps):.4f} of {self.schedule.final:.4f}'
+                f'{_text(sparsity_at(self.schedules, steps))} of '
+                f'{_text(self.final)}'
             )
+
+    def _growth_for(self, runner: Runner) -> Growth:
+        model = plain_model(runner)
+        groups = []
+        if isinstance(self.pruner, StructuredPruner):
+            plan = getattr(model, 'pruning_plan', None)
+            if plan is not None and plan.groups:
+                raise ValueError(
+                    'GradualPruningHook: the model has lost units already, '
+                    'and groups are those of the dense model; start from the '
+                    'dense model or prune single weights'
+                )
+            groups = groups_of(runner, model, self.groups)
+        if self.pruner.importance.needs:
+            names = {s.tensor for g in groups for s in g.slices if not g.dense}
+            self._gradients = GradientAverages(
+                model,
+                names or prunable_weights(model, self.pruner.protect),
+                optimizers_of(runner),
+            )
+        if groups:
+            return Growth(self.pruner, model, groups)
+        names = list(prunable_weights(model, self.pruner.protect))
+        return Growth(self.pruner, model, weights=names)
+
+    def _go_on(self) -> bool:
+        """Goes on from a checkpoint, if one was loaded that has masks."""
+        loaded, self._loaded = self._loaded, {}
+        if self._gradients is not None:
+            self._gradients.load_state_dict(loaded.get(_GRADIENTS, {}))
+        masks, _ = unpack_masks(loaded.get(MASKS, {}))
+        plan = (loaded.get('meta') or {}).get(MASKED_PLAN)
+        if self._growth.of_units and plan is not None:
+            self._growth.take_plan(PruningPlan.from_dict(plan))
+        elif not self._growth.of_units and masks:
+            self._growth.take_masks(masks)
+        else:
+            return False
+        self._hold()
+        return True
 
     def _due(self, step: int) -> bool:
         begin, end = self.schedule.begin, self.schedule.end
         on_time = (step - begin) % self.interval == 0
         return step == end or (begin <= step < end and on_time)
 
+    def _asked(self, step: int) -> float:
+        """Returns the largest sparsity that is asked for at a step."""
+        return max(schedule(step) for schedule in self.schedules.values())
+
     def _prune(self, runner: Runner, step: int) -> None:
-        asked = self.schedule(step)
-        if asked:
-            self._choice.choose(asked)
-            self._masking.hold(self._choice.masks, self._choice.fills)
-        gone, total = self._choice.count()
+        asked = sparsity_at(self.schedules, step)
+        if self._asked(step):
+            stats = calibrate(self._growth.model, (), set())
+            if self._gradients is not None:
+                stats.grad = self._gradients.averages()
+            self._growth.advance(asked, stats)
+            self._hold()
+        pruned, total = self._growth.count()
+        unit = 'units' if self._growth.of_units else 'weights'
         self._met = self._fraction()
         runner.logger.info(
             f'gradual pruning, {"epoch" if self.by_epoch else "iteration"} '
-            f'{step}: sparsity asked {asked:.4f}, met {self._met:.4f} '
-            f'({gone} of {total} {self._choice.unit})'
+            f'{step}: sparsity asked {_text(asked)}, met {self._met:.4f} '
+            f'({pruned} of {total} {unit})'
         )
 
+    def _hold(self) -> None:
+        growth = self._growth
+        self._masking.hold(
+            lambda model: growth.regions(
+                model, growth.pruned, consumers_only=True
+            )
+        )
+        plan = getattr(growth.model, 'pruning_plan', None)
+        if plan is not None and not growth.of_units:
+            # The model's own plan says what is sparse, as PlanHook writes it.
+            sparse = {**plan.sparse, **growth.plan().sparse}
+            growth.model.pruning_plan = dataclasses.replace(
+                plan, sparse=sparse
+            )
+
     def _fraction(self) -> float:
-        gone, total = self._choice.count()
-        return gone / total
-
-    def _choice_for(
-        self, runner: Runner, model: nn.Module
-    ) -> GradualWeights | GradualUnits:
-        if isinstance(self.pruner, WeightPruner):
-            return GradualWeights(self.pruner, model)
-        plan = getattr(model, 'pruning_plan', None)
-        if plan is not None and plan.groups:
-            raise ValueError(
-                'GradualPruningHook: the model has lost units already, and '
-                'groups are those of the dense model; start from the dense '
-                'model or prune single weights'
-            )
-        groups = groups_of(runner, model, self.groups)
-        if self.pruner.importance.needs:
-            self._gradients = GradientAverages(
-                model,
-                {s.tensor for g in groups for s in g.slices if not g.dense},
-                optimizers_of(runner),
-            )
-        return GradualUnits(self.pruner, model, groups, self._gradients)
+        pruned, total = self._growth.count()
+        return pruned / total
 
 
-def _built(schedule: dict | Callable[[int], float]) -> Callable:
-    if isinstance(schedule, dict):
-        return TASK_UTILS.build(schedule)
-    return schedule
+def _text(sparsity: float | Mapping[str, float]) -> str:
+    if not isinstance(sparsity, Mapping):
+        return f'{sparsity:.4f}'
+    return ', '.join(f'{k} {_text(v)}' for k, v in sparsity.items())
 
 
 def _pruner(
-    pruner: dict | WeightPruner | StructuredPruner, final: float
+    pruner: dict | WeightPruner | StructuredPruner,
+    final: float | Mapping[str, float],
 ) -> WeightPruner | StructuredPruner:
     if isinstance(pruner, dict):
-        pruner = TASK_UTILS.build({'sparsity': final, **pruner})
+        asked = {} if 'pattern' in pruner else {'sparsity': final}
+        pruner = TASK_UTILS.build({**asked, **pruner})
     if not isinstance(pruner, WeightPruner | StructuredPruner):
         raise TypeError(
             'GradualPruningHook takes a WeightPruner or a StructuredPruner, '
@@ -200,20 +252,19 @@ def _pruner(
         )
     if pruner.sparsity != final:
         raise ValueError(
-            f'the pruner asks for sparsity {pruner.sparsity:g} and the '
-            f'schedule ends at {final:g}; leave it out of the pruner'
+            f'the pruner asks for sparsity {pruner.sparsity} and the '
+            f'schedule ends at {final}; leave it out of the pruner'
         )
     if getattr(pruner, 'target', 'units') != 'units':
         raise ValueError(
             f'GradualPruningHook counts units, not {pruner.target}; set '
             "target='units'"
         )
-    needs = getattr(pruner, 'importance', None)
-    unknown = getattr(needs, 'needs', set()) - {'grad'}
+    unknown = pruner.importance.needs - {'grad'}
     if unknown:
         raise ValueError(
-            f'{type(needs).__name__} needs {sorted(unknown)}, which a '
-            'training does not gather; choose a criterion of weights or '
-            'gradients'
+            f'{type(pruner.importance).__name__} needs {sorted(unknown)}, '
+            'which a training does not gather; choose a criterion of weights '
+            'or gradients'
         )
     return pruner

@@ -5,15 +5,24 @@ from collections.abc import Sequence
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from ..groups import PruneGroup, Slice, named_tensors
-from ..masks import scale_units, shrink_units, unit_norms
+from ..groups import named_tensors
+from ..masks import scale_units, unit_norms
 from ..pruners import protect
 from ..registry import HOOKS
-from .masking import averages_of, optimizers_of, plain_model
-from .training_groups import groups_of
+from ..sparsifying.penalty import (
+    learning_rates,
+    shrink_units,
+    trained_producers,
+)
+from ..sparsifying.runner_parts import (
+    averages_of,
+    groups_of,
+    optimizers_of,
+    plain_model,
+)
 
 
 @HOOKS.register_module()
@@ -24,7 +33,7 @@ class GroupPenaltyHook(Hook):
     it, every unit is shrunk by learning rate x ``weight`` per weight (root
     mean square), and a unit that has no more becomes exactly zero. It may
     grow again as long as it gets gradients. ``plan_from_zeros`` of
-    :mod:`mmprune.masks` turns the zeros into a plan. What a
+    :mod:`mmprune.pruners` turns the zeros into a plan. What a
     :class:`MaskHook` holds at zero stays there.
 
     A unit that is zero is set to zero in the EMA copy too before that is
@@ -63,9 +72,9 @@ class GroupPenaltyHook(Hook):
         self._tensors = named_tensors(model)
         groups = protect(groups_of(runner, model, self.groups), self.protect)
         self._parts = {
-            group.name: (writers_of(group, self._tensors), group.size)
+            group.name: (trained_producers(group, self._tensors), group.size)
             for group in groups
-            if not group.dense and writers_of(group, self._tensors)
+            if not group.dense and trained_producers(group, self._tensors)
         }
         if not self._parts:
             raise ValueError(
@@ -100,15 +109,11 @@ class GroupPenaltyHook(Hook):
 
     @torch.no_grad()
     def _shrink(self, optimizer: Optimizer, *args: object) -> None:
-        rates = {
-            id(param): group['lr']
-            for group in optimizer.param_groups
-            for param in group['params']
-        }
+        rates = learning_rates(optimizer)
         for parts, size in self._parts.values():
             rate = rates.get(id(self._tensors[parts[0].tensor]))
             if rate is not None:
-                amount = float(rate) * self.weight
+                amount = rate * self.weight
                 shrink_units(self._tensors, parts, size, amount)
 
     def _dead(self) -> dict[str, Tensor]:
@@ -123,21 +128,3 @@ class GroupPenaltyHook(Hook):
             for name, dead in self._dead().items():
                 parts, size = self._parts[name]
                 scale_units(tensors, parts, size, (~dead).float())
-
-
-def writers_of(
-    group: PruneGroup, tensors: dict[str, Tensor]
-) -> tuple[Slice, ...]:
-    """Returns the trained weights that write the units of a group.
-
-    Empty if one of them is frozen: with a constant left, the units would
-    not be zero even if all others were.
-    """
-    parts = [
-        part
-        for part in group.producers
-        if isinstance(tensors[part.tensor], nn.Parameter)
-    ]
-    if all(tensors[part.tensor].requires_grad for part in parts):
-        return tuple(parts)
-    return ()

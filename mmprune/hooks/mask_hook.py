@@ -7,10 +7,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..groups import named_tensors
-from ..masks import read_zeros, unpack_masks
+from ..masks import read_zeros, unpack_masks, weight_regions
 from ..plan import PruningPlan, checkpoint_plan
 from ..registry import HOOKS
-from .masking import MASKS, masking_of, plain_model, save_masks
+from ..sparsifying.masking import MASKS
+from ..sparsifying.runner_parts import masking_of, plain_model
 
 
 @HOOKS.register_module()
@@ -56,12 +57,11 @@ class MaskHook(Hook):
             model = plain_model(runner)
             masks = read_zeros(model, self._names(model))
         self.masking = masking_of(runner)
-        self.masking.hold(masks, fills)
-        kept = sum(int(m.sum()) for m in masks.values())
-        total = sum(m.numel() for m in masks.values())
+        self.masking.hold(lambda model: weight_regions(model, masks, fills))
+        zeros, total = self.masking.counts()
         runner.logger.info(
-            f'MaskHook keeps {total - kept} of {total} weights in '
-            f'{len(masks)} tensors at zero ({1 - kept / total:.2%})'
+            f'MaskHook keeps {zeros} of {total} weights in '
+            f'{len(masks)} tensors at zero ({zeros / total:.2%})'
         )
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
@@ -74,7 +74,7 @@ class MaskHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the masks, and the plan that the run started from."""
-        save_masks(checkpoint, self.masking)
+        self.masking.save(checkpoint)
         if self._plan is not None:
             checkpoint['meta'].setdefault('pruning_plan', self._plan)
 

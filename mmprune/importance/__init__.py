@@ -1,8 +1,25 @@
-"""Criteria: which units matter. One file each, registered by class name."""
+"""Criteria: which units and weights matter. One file each, registered by
+class name.
 
+A criterion names in ``needs`` the statistics that it reads, scores units when
+it is called (``criterion(group, stats) -> [size]``), and has a method
+``weights(name, stats)`` if it can score single weights as well.
+"""
+
+from .activation import Activation
 from .bn_scale import BNScale
 from .magnitude import Magnitude
 from .random import Random
+from .remain import Remain
+from .saliency import Saliency
 from .taylor import Taylor
 
-__all__ = ['BNScale', 'Magnitude', 'Random', 'Taylor']
+__all__ = [
+    'Activation',
+    'BNScale',
+    'Magnitude',
+    'Random',
+    'Remain',
+    'Saliency',
+    'Taylor',
+]

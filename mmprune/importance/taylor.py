@@ -13,7 +13,7 @@ from ..statistics import Statistics
 @TASK_UTILS.register_module()
 @dataclass(frozen=True)
 class Taylor:
-    r"""Squared first-order change of the loss when a unit's readers go to 0.
+    r"""Squared first-order change of the loss when a unit's readers are 0.
 
     :math:`(\sum_{w \in \text{consumers}(i)} w \, \partial L/\partial w)^2`,
     with the gradient of the mean loss over the calibration data. Molchanov
@@ -45,3 +45,7 @@ class Taylor:
             if changes:
                 return sum(changes).square()
         return None
+
+    def weights(self, name: str, stats: Statistics) -> Tensor:
+        r"""Returns :math:`|w \, \partial L/\partial w|` of each weight."""
+        return (stats.tensors[name] * stats.grad[name]).abs()

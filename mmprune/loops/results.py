@@ -1,31 +1,31 @@
-"""What the rounds have given, as files."""
+"""The results of an iterative pruning: rounds.json and the log."""
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 
 from ..atomic_file import write_whole
-from ..rounds import RoundOptions
-from .shipping import ship
-
-if TYPE_CHECKING:
-    from .iterative import IterativePruningLoop
+from .rounds import Rounds
 
 
 class Results:
     """One entry per finished round; written after each as ``rounds.json``.
 
     Args:
-        options: Options of the run.
-        latency_runs: Timed forwards of the models at the end.
+        runner: Gives work directory, log and visualizer.
+        plan: What happens in which round.
+
+    Attributes:
+        rounds: The entries so far.
+        final: What the export of the smaller model adds.
     """
 
-    def __init__(self, options: RoundOptions, latency_runs: int) -> None:
-        self.options = options
-        self.latency_runs = latency_runs
+    def __init__(self, runner: Runner, plan: Rounds) -> None:
+        self.runner, self.plan = runner, plan
         self.rounds: list[dict[str, Any]] = []
         self.final: dict[str, Any] = {}
         self.start_clock()
@@ -36,25 +36,26 @@ class Results:
 
     def add(
         self,
-        loop: 'IterativePruningLoop',
         number: int,
+        rows: list[dict],
         metrics: dict[str, float],
         residual: float | None,
     ) -> None:
         """Adds a round and logs it.
 
         Args:
-            loop: The loop.
             number: Of the round, from 0.
+            rows: What is pruned of each group.
             metrics: Of its validation.
-            residual: RSST: norm of what went by its norm when it began.
+            residual: Norm of what decayed by its norm when that began.
         """
-        rows = loop.rounds.rows()
+        asked = self.plan.sparsity(number)
         kinds = sorted({row['granularity'] for row in rows})
         entry = dict(
-            state=number,
+            round=number,
             asked={
-                kind: self.options.sparsity(kind, number) for kind in kinds
+                kind: asked[kind] if isinstance(asked, dict) else asked
+                for kind in kinds
             },
             met={kind: _fraction(rows, kind) for kind in kinds},
             layers=rows,
@@ -63,73 +64,59 @@ class Results:
             seconds=time.perf_counter() - self._clock,
         )
         self.rounds = [*self.rounds[:number], entry]
+        self._log(entry)
+        self.runner.visualizer.add_scalars(
+            {f'sparsity/{k}': v for k, v in entry['met'].items()},
+            step=self.runner.epoch,
+        )
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        logger, residual = self.runner.logger, entry['residual']
         shown = ', '.join(f'{k}: {v:.4f}' for k, v in entry['metrics'].items())
-        pulled = '' if residual is None else f', residual {residual:.2e}'
-        loop.runner.logger.info(
-            f'pruning state: {number} finished, {summary(rows)}{pulled}'
+        left = '' if residual is None else f', residual {residual:.2e}'
+        logger.info(
+            f'pruning state: {entry["round"]} finished, '
+            f'{count_text(entry["layers"])}{left}'
             + (f', * {shown}' if shown else '')
         )
         if residual is not None and residual > 0.5:
-            loop.runner.logger.warning(
+            logger.warning(
                 f'the penalty hardly acted: {residual:.0%} of the norm of '
-                'what went was still there; raise reg_granularity_prune, or '
+                'what decayed was still there; raise decay.strength, or '
                 'train longer'
             )
-        loop.runner.visualizer.add_scalars(
-            {f'sparsity/{k}': v for k, v in entry['met'].items()},
-            step=loop.epoch,
-        )
 
-    def write(self, loop: 'IterativePruningLoop') -> None:
-        """Writes ``rounds.json``; it is whole at any time."""
+    def write(self) -> None:
+        """Writes ``rounds.json``, on one rank; it is whole at any time."""
         if is_main_process():
-            write_json(
-                dict(
-                    options=self.options.to_dict(),
-                    config=str(loop.runner.cfg.get('filename') or ''),
-                    experiment=loop.runner.experiment_name,
-                    rounds=self.rounds,
-                    **self.final,
-                ),
-                Path(loop.runner.work_dir) / 'rounds.json',
+            data = dict(
+                options=self.plan.to_dict(),
+                config=str(self.runner.cfg.get('filename') or ''),
+                experiment=self.runner.experiment_name,
+                rounds=self.rounds,
+                **self.final,
+            )
+            write_whole(
+                Path(self.runner.work_dir) / 'rounds.json',
+                json.dumps(data, indent=1).encode(),
             )
 
-    def ship(self, loop: 'IterativePruningLoop') -> None:
-        """Removes what is gone and writes the smaller model."""
-        if is_main_process():
-            self.final = ship(loop, self.rounds, self.latency_runs)
-            self.write(loop)
-        barrier()
 
-    def state_dict(self) -> list[dict]:
-        """Returns the rounds so far."""
-        return self.rounds
-
-    def load_state_dict(self, state: list[dict]) -> None:
-        """Takes over the rounds of a checkpoint."""
-        self.rounds = list(state)
-
-
-def summary(rows: list[dict]) -> str:
-    """Returns how many units of each kind are gone, in words."""
+def count_text(rows: list[dict]) -> str:
+    """Returns in words how many units of each kind are pruned."""
     parts = []
     for kind in sorted({row['granularity'] for row in rows}):
-        units, gone, going = (
+        units, pruned, decaying = (
             sum(row[key] for row in rows if row['granularity'] == kind)
-            for key in ('units', 'gone', 'going')
+            for key in ('units', 'pruned', 'decaying')
         )
-        pulled = f' (and {going} pulled to zero)' if going else ''
+        more = f' (and {decaying} decaying)' if decaying else ''
         parts.append(
-            f'{gone} of {units} {kind}s gone, {gone / units:.1%}{pulled}'
+            f'{pruned} of {units} {kind}s pruned, {pruned / units:.1%}{more}'
         )
     return ', '.join(parts)
 
 
-def write_json(data: dict, path: Path) -> None:
-    """Writes JSON, whole or not at all."""
-    write_whole(path, json.dumps(data, indent=1).encode())
-
-
 def _fraction(rows: list[dict], kind: str) -> float:
     mine = [row for row in rows if row['granularity'] == kind]
-    return sum(r['gone'] for r in mine) / sum(r['units'] for r in mine)
+    return sum(r['pruned'] for r in mine) / sum(r['units'] for r in mine)

@@ -8,7 +8,7 @@ from mmengine.model import BaseAveragedModel
 from mmengine.runner import Runner
 from torch import nn
 
-from ..rounds import RewindPoint
+from ..sparsifying.rewind import RewindPoint
 
 
 class RewindFile:
@@ -18,7 +18,8 @@ class RewindFile:
         runner: The Runner.
         init: File of the user with the weights at the start: read if it is
             there, else written. The run never reads it again: another run
-            may share it, and ``rewind_lt`` rewinds to other weights.
+            may share it, and with a ``rewind_epoch`` the run rewinds to
+            other weights.
 
     Attributes:
         point: The weights, ``None`` until they are taken or read.
@@ -68,7 +69,7 @@ class RewindFile:
             pretrained = True
         if insist and not pretrained:
             raise ValueError(
-                "prune_type='pt' starts from pretrained weights, and none "
+                'require_pretrained starts from pretrained weights, and none '
                 'were given; set model.pretrained, load_from or '
                 'train_cfg.init'
             )

@@ -1,12 +1,9 @@
-"""Carries the state of the rounds through the Runner's moments."""
+"""Carries the state of an iterative pruning through the Runner's moments."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-
-if TYPE_CHECKING:
-    from .iterative import IterativePruningLoop
 
 KEY = 'pruning_rounds'
 
@@ -18,17 +15,17 @@ class RoundHook(Hook):
         loop: The loop.
     """
 
-    def __init__(self, loop: 'IterativePruningLoop') -> None:
+    def __init__(self, loop: Any) -> None:
         self.loop = loop
 
     def before_run(self, runner: Runner) -> None:
         """Keeps the fresh optimizer, before a checkpoint is loaded."""
         self.loop.fresh_start.capture(runner)
         optimizer = runner.optim_wrapper.optimizer
-        optimizer.register_step_pre_hook(self.loop.pull)
+        optimizer.register_step_pre_hook(self.loop.apply_penalty)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Adds which round it is, and what is gone."""
+        """Adds which round it is, and what is pruned."""
         checkpoint[KEY] = self.loop.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -1,76 +1,98 @@
 """Removes whole units: the file to read first."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..allocation import (
-    Chunk,
     Keep,
     allocate,
-    check_scope,
-    check_sparsity,
     keep_after,
     meet_budget,
     merge_orders,
     removal_order,
+    remove_lowest,
 )
-from ..cost import CostTable
-from ..groups import PruneGroup
-from ..importance import Magnitude
+from ..calibration import LossFn, calibrate, surviving_weights
+from ..checks import check_choice, check_sparsity
+from ..cost_table import CostTable, kept_cost
+from ..groups import PruneGroup, unit_elements
+from ..importance.magnitude import Magnitude
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
-from ..statistics import Statistics, calibrate
-from ..surgery import kept_index
+from ..statistics import Statistics
+from .protection import protect
 
-LossFn = Callable[[nn.Module, Any], Tensor]
-Criterion = Callable[[PruneGroup, Statistics], Tensor | None]
+# Nobody wants a multiple of 8 heads.
+_WIDE = ('channel', 'neuron')
 
 
 @TASK_UTILS.register_module()
 @dataclass(frozen=True)
 class StructuredPruner:
-    """Chooses the units that go: score, decide, and nothing else.
+    """Chooses the units to remove: score, decide, and nothing else.
 
     Args:
-        sparsity: Fraction to remove, in ``[0, 1)``.
+        sparsity: Fraction to remove, in ``[0, 1)``; or one for each
+            granularity, of which the others then stay dense.
         importance: The criterion, or its config.
         target: What the fraction counts: ``units`` (of each granularity),
             ``params`` or ``macs`` of the whole model.
-        scope: ``global`` (units of one granularity compete; scores are
-            divided by the mean of their group, so that neither big groups
-            nor big weights win by size) or ``layer``.
+        scope: ``global`` (units of one granularity compete), ``layer`` (each
+            group loses the same fraction) or ``weights`` (each group keeps
+            as many units as the weights would fill that a global pruning of
+            single weights leaves it; Refill of Chen et al., "Coarsening the
+            Granularity", ICML 2022).
         round_to: Kept channels and neurons of a touched group are a multiple
             of this.
-        min_keep: Channels and neurons that every group keeps; of other
-            units one stays.
+        min_keep: Channels and neurons that every group keeps, of other units
+            one; or a number for each granularity.
         protect: Regular expressions; groups whose name or tensors match stay
             dense.
         tolerance: How near ``params`` and ``macs`` have to come, as a
             fraction of the dense cost.
+        normalize: What the scores of a group are divided by where groups
+            compete: their ``mean``, so that neither big groups nor big
+            weights win by size, their ``norm``, or nothing (``None``).
+        fill_back: Fraction of the units that would be removed which stays.
+        strict: Whether a group of which ``min_keep`` does not allow to
+            remove so many is an error; if not, it keeps just that many.
     """
 
-    sparsity: float
-    importance: Criterion | dict = field(default_factory=Magnitude)
+    sparsity: float | Mapping[str, float]
+    importance: Any = field(default_factory=Magnitude)
     target: str = 'units'
     scope: str = 'global'
     round_to: int = 1
-    min_keep: int = 1
+    min_keep: int | Mapping[str, int] = 1
     protect: Sequence[str] = ()
     tolerance: float = 0.005
+    normalize: str | None = 'mean'
+    fill_back: float = 0.0
+    strict: bool = True
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
-        if self.target not in ('units', 'params', 'macs'):
+        sparsities = self.sparsity
+        if not isinstance(sparsities, Mapping):
+            sparsities = {'': sparsities}
+        for sparsity in sparsities.values():
+            check_sparsity(sparsity)
+        check_choice('target', self.target, ('units', 'params', 'macs'))
+        check_choice('scope', self.scope, ('global', 'layer', 'weights'))
+        check_choice('normalize', self.normalize, ('mean', 'norm', None))
+        if not 0 <= self.fill_back <= 1:
             raise ValueError(
-                "target must be 'units', 'params' or 'macs', found "
-                f'{self.target!r}'
+                f'fill_back is a fraction in [0, 1], found {self.fill_back!r}'
             )
-        check_scope(self.scope)
+        if self.target != 'units' and '' not in sparsities:
+            raise ValueError(
+                f'target {self.target!r} is met by all units together; give '
+                'one sparsity, not one for each granularity'
+            )
         if isinstance(self.importance, dict):
             criterion = TASK_UTILS.build(self.importance)
             object.__setattr__(self, 'importance', criterion)
@@ -84,6 +106,7 @@ class StructuredPruner:
         costs: CostTable | None = None,
         stats: Statistics | None = None,
         before: PruningPlan | None = None,
+        restart: Statistics | None = None,
     ) -> PruningPlan:
         """Returns the plan; the model is left as it is.
 
@@ -94,27 +117,32 @@ class StructuredPruner:
             loss_fn: Loss of the model on a batch, for the same.
             costs: Prices of the weights, for ``params`` and ``macs``.
             stats: What a training gathered, in place of calibration.
-            before: An earlier plan; what it removed goes first and never
-                comes back.
+            before: An earlier plan; what it removed is removed first and
+                never comes back.
+            restart: Statistics of the weights that removed units would
+                restart from: they compete with those instead.
 
         Raises:
             ValueError: If a pattern protects nothing, if nothing is left to
                 prune, or if the fraction cannot be met.
         """
-        groups = protect(groups, self.protect)
+        groups = self.targets(groups)
         open_groups = [g for g in groups if not g.dense]
         if stats is None:
-            stats = calibrate(
-                model, open_groups, self.importance.needs, batches, loss_fn
-            )
+            stats = self.calibrate(model, open_groups, batches, loss_fn)
         groups, scores = self.score(groups, stats)
-        if before is not None:
+        if before is not None and restart is None:
             scores = _last(scores, before)
+        elif before is not None:
+            _, first = self.score(groups, restart)
+            for group in before.groups:
+                units = before.removed(group)
+                scores[group.name][units] = first[group.name][units]
         if self.target == 'units':
-            keep = self._keep_units(groups, scores)
+            keep = self._keep_units(groups, scores, stats, before)
         else:
             keep = self._keep_cost(groups, scores, costs)
-        if before is not None:
+        if before is not None and restart is None:
             keep = _without(keep, before)
         pruned = tuple(g for g in groups if len(keep[g.name]) < g.size)
         return PruningPlan(
@@ -126,6 +154,94 @@ class StructuredPruner:
             },
         )
 
+    def choose(
+        self,
+        model: nn.Module,
+        pruned: Mapping[str, Tensor],
+        stats: Statistics,
+        groups: Sequence[PruneGroup] = (),
+        restart: Statistics | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what is pruned after one more event, and how it came.
+
+        Args:
+            model: The model in training.
+            pruned: Group name -> units that are pruned so far ``[size]``.
+            stats: What the criterion reads.
+            groups: Its groups.
+            restart: As in :meth:`__call__`.
+        """
+        keep = {
+            g.name: (~pruned[g.name]).nonzero().flatten().tolist()
+            for g in groups
+        }
+        before = PruningPlan(tuple(groups), keep)
+        plan = self(model, groups, stats=stats, before=before, restart=restart)
+        chosen = {name: torch.zeros_like(m) for name, m in pruned.items()}
+        for group in plan.groups:
+            chosen[group.name][plan.removed(group)] = True
+        return chosen, dict(plan.provenance)
+
+    def check(
+        self, model: nn.Module, groups: Sequence[PruneGroup] = ()
+    ) -> None:
+        """Raises ``ValueError`` if the sparsity cannot be reached."""
+        pruner = self
+        if self.importance.needs:
+            # How much can be pruned depends on sizes only, not on scores.
+            pruner = dataclasses.replace(self, importance=Magnitude())
+        pruner(model, groups)
+
+    def targets(self, groups: Iterable[PruneGroup]) -> list[PruneGroup]:
+        """Returns the groups; those that are no target say why.
+
+        Raises:
+            ValueError: If a pattern matches nothing, or a granularity that
+                has a sparsity of its own has no group to prune.
+        """
+        groups = protect(groups, self.protect)
+        if not isinstance(self.sparsity, Mapping):
+            return groups
+        found = {g.granularity for g in groups if not g.dense}
+        missing = [kind for kind in self.sparsity if kind not in found]
+        if missing or not self.sparsity:
+            raise ValueError(
+                f'sparsity names {list(self.sparsity)}, but of the '
+                f'{len(groups)} groups only those of {sorted(found)} can be '
+                'pruned; name just these'
+            )
+        return [
+            g
+            if g.dense or g.granularity in self.sparsity
+            else dataclasses.replace(g, dense='no sparsity is asked of it')
+            for g in groups
+        ]
+
+    def sparsity_of(self, granularity: str) -> float:
+        """Returns the fraction to remove of a kind of unit."""
+        if isinstance(self.sparsity, Mapping):
+            return self.sparsity[granularity]
+        return self.sparsity
+
+    def calibrate(
+        self,
+        model: nn.Module,
+        groups: Sequence[PruneGroup] = (),
+        batches: Iterable[Any] = (),
+        loss_fn: LossFn | None = None,
+    ) -> Statistics:
+        """Returns the statistics that the criterion needs."""
+        return calibrate(
+            model,
+            groups,
+            self.importance.needs,
+            batches,
+            loss_fn,
+            sparsity=self.sparsity_of(groups[0].granularity)
+            if groups
+            else 0.0,
+        )
+
     def score(
         self, groups: list[PruneGroup], stats: Statistics
     ) -> tuple[list[PruneGroup], dict[str, Tensor]]:
@@ -135,11 +251,8 @@ class StructuredPruner:
             score = None if group.dense else self.importance(group, stats)
             if score is None:
                 continue
-            score = score.detach().float().cpu()
-            if self.scope == 'global':
-                score = score / score.mean().clamp_min(1e-30)
             scored.append(group)
-            scores[group.name] = score
+            scores[group.name] = self._normalized(score.detach().cpu())
         if not scored:
             name = type(self.importance).__name__
             raise ValueError(
@@ -147,6 +260,14 @@ class StructuredPruner:
                 'protect less or choose another criterion'
             )
         return scored, scores
+
+    def _normalized(self, score: Tensor) -> Tensor:
+        if not score.is_floating_point():
+            score = score.float()
+        if self.scope == 'layer' or self.normalize is None:
+            return score.clone()
+        size = score.mean() if self.normalize == 'mean' else score.norm()
+        return score / size.clamp_min(1e-30)
 
     def unscored(
         self, groups: list[PruneGroup], scores: dict[str, Tensor]
@@ -165,37 +286,88 @@ class StructuredPruner:
             f.name: getattr(self, f.name) for f in dataclasses.fields(self)
         }
         return {
-            **options,
+            **{
+                name: dict(value) if isinstance(value, Mapping) else value
+                for name, value in options.items()
+            },
             'protect': list(self.protect),
             'importance': repr(self.importance),
             'calibration_batches': stats.num_batches,
         }
 
     def _kinds(
-        self, groups: list[PruneGroup], scores: dict[str, Tensor]
-    ) -> list[tuple[dict[str, Tensor], dict[str, int]]]:
-        """Units that compete, with the options that hold for them."""
-        kinds: dict[Any, dict[str, Tensor]] = {}
+        self, groups: list[PruneGroup]
+    ) -> list[tuple[list[PruneGroup], dict[str, int]]]:
+        """Groups that compete, with the options that hold for them."""
+        kinds: dict[Any, list[PruneGroup]] = {}
         for group in groups:
             alone = group.name if self.scope == 'layer' else ''
-            kind = kinds.setdefault((group.granularity, alone), {})
-            kind[group.name] = scores[group.name]
+            kinds.setdefault((group.granularity, alone), []).append(group)
         parts = []
         for (granularity, _), part in kinds.items():
-            # Nobody wants a multiple of 8 heads.
-            wide = granularity in ('channel', 'neuron')
+            wide = granularity in _WIDE
+            if isinstance(self.min_keep, Mapping):
+                min_keep = self.min_keep.get(granularity, 1)
+            else:
+                min_keep = self.min_keep if wide else 1
             round_to = self.round_to if wide else 1
-            min_keep = self.min_keep if wide else 1
             parts.append((part, dict(round_to=round_to, min_keep=min_keep)))
         return parts
 
     def _keep_units(
-        self, groups: list[PruneGroup], scores: dict[str, Tensor]
+        self,
+        groups: list[PruneGroup],
+        scores: dict[str, Tensor],
+        stats: Statistics,
+        before: PruningPlan | None,
     ) -> Keep:
         keep = {}
-        for part, options in self._kinds(groups, scores):
-            keep |= allocate(part, self.sparsity, **options)
+        for part, options in self._kinds(groups):
+            sparsity = self.sparsity_of(part[0].granularity)
+            ranked = {g.name: scores[g.name] for g in part}
+            if self.scope != 'weights':
+                keep |= allocate(
+                    ranked,
+                    sparsity,
+                    fill_back=self.fill_back,
+                    strict=self.strict,
+                    **options,
+                )
+                continue
+            filled = self._filled(
+                part, sparsity, stats, before, options['min_keep']
+            )
+            for name, count in filled.items():
+                score = ranked[name]
+                removed = len(score) - count
+                keep |= remove_lowest({name: score}, removed, **options)
         return keep
+
+    def _filled(
+        self,
+        groups: list[PruneGroup],
+        sparsity: float,
+        stats: Statistics,
+        before: PruningPlan | None,
+        least: int,
+    ) -> dict[str, int]:
+        """Units that the surviving weights of the writing matrices fill."""
+        survivors = surviving_weights(stats.tensors, groups, sparsity)
+        filled = {}
+        for group in groups:
+            parts = [p for p in group.producers if p.tensor in survivors]
+            per_unit = sum(
+                unit_elements(survivors[p.tensor].shape, p) for p in parts
+            )
+            alive = sum(int(survivors[p.tensor].sum()) for p in parts)
+            whole = alive / per_unit
+            whole += (group.size - whole) * self.fill_back
+            most = group.size
+            if before is not None and group.name in before.keep:
+                most = len(before.keep[group.name])
+            # 28.999999999999996 units are 29.
+            filled[group.name] = max(least, min(int(whole + 1e-9), most))
+        return filled
 
     def _keep_cost(
         self,
@@ -208,25 +380,18 @@ class StructuredPruner:
                 f'target {self.target!r} needs the cost of the model; give '
                 'an example to count it on'
             )
-        order: list[Chunk] = merge_orders(
-            [
-                (part, removal_order(part, **options))
-                for part, options in self._kinds(groups, scores)
-            ]
-        )
+        parts = []
+        for part, options in self._kinds(groups):
+            ranked = {g.name: scores[g.name] for g in part}
+            parts.append((ranked, removal_order(ranked, **options)))
         if not self.sparsity:
             return keep_after(scores, [])
-
-        def cost(keep: Keep) -> float:
-            plan = PruningPlan(tuple(groups), keep)
-            index = kept_index(plan, costs.shapes)
-            return costs.total(self.target, index)
 
         dense = costs.total(self.target)
         return meet_budget(
             scores,
-            order,
-            cost,
+            merge_orders(parts),
+            kept_cost(costs, self.target, groups),
             budget=(1 - self.sparsity) * dense,
             tolerance=self.tolerance * dense,
         )
@@ -234,87 +399,18 @@ class StructuredPruner:
 
 def _last(scores: dict[str, Tensor], before: PruningPlan) -> dict[str, Tensor]:
     """The scores, with those of removed units below all others."""
-    lowest = min(score.min().item() for score in scores.values())
     scores = {name: score.clone() for name, score in scores.items()}
     for group in before.groups:
         if group.name in scores:
-            scores[group.name][before.removed(group)] = lowest - 1
+            score = scores[group.name]
+            score[before.removed(group)] = torch.finfo(score.dtype).min
     return scores
 
 
 def _without(keep: Keep, before: PruningPlan) -> Keep:
     """The kept units that were kept before as well."""
-    gone = {g.name: set(before.removed(g)) for g in before.groups}
+    dropped = {g.name: set(before.removed(g)) for g in before.groups}
     return {
-        name: [i for i in units if i not in gone.get(name, ())]
+        name: [i for i in units if i not in dropped.get(name, ())]
         for name, units in keep.items()
     }
-
-
-def protect(
-    groups: Iterable[PruneGroup],
-    patterns: Sequence[str],
-    weights: Iterable[str] = (),
-) -> list[PruneGroup]:
-    """Returns the groups; protected ones carry the reason.
-
-    Args:
-        groups: All groups of the model.
-        patterns: Regular expressions on names of groups and tensors.
-        weights: Names of weights that a pattern may also mean, though no
-            group has them.
-
-    Raises:
-        ValueError: If a pattern is no regular expression or matches nothing.
-    """
-    groups = list(groups)
-    for pattern in patterns:
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f'protect pattern {pattern!r} is no regular expression: '
-                f'{error}'
-            ) from error
-        matched = [
-            any(
-                expression.search(text)
-                for text in (g.name, *(s.tensor for s in g.slices))
-            )
-            for g in groups
-        ]
-        if not any(matched) and not any(map(expression.search, weights)):
-            examples = ', '.join(g.name for g in groups[:3])
-            raise ValueError(
-                f'protect pattern {pattern!r} matches none of the '
-                f'{len(groups)} groups; their names look like {examples}'
-            )
-        groups = [
-            dataclasses.replace(g, dense=g.dense or f'protected by {pattern}')
-            if hit
-            else g
-            for g, hit in zip(groups, matched, strict=True)
-        ]
-    return groups
-
-
-def protect_frozen(
-    groups: Iterable[PruneGroup], model: nn.Module
-) -> list[PruneGroup]:
-    """Returns the groups; those of frozen layers carry the reason.
-
-    A layer that training freezes cannot recover from what it lost, so by
-    default it keeps its units. Norm scales do not count: many configs freeze
-    all of them.
-    """
-    frozen = {
-        name
-        for name, param in model.named_parameters()
-        if param.ndim > 1 and not param.requires_grad
-    }
-    return [
-        dataclasses.replace(g, dense='frozen in training')
-        if not g.dense and frozen & {s.tensor for s in g.producers}
-        else g
-        for g in groups
-    ]

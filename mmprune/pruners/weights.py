@@ -1,16 +1,26 @@
-"""Zeroes single weights: unstructured sparsity."""
+"""Zeroes single weights: unstructured and N:M sparsity."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..allocation import check_scope, check_sparsity, lowest, round_half_up
-from ..masks import keep_zeros
+from ..allocation import (
+    lowest_of_group,
+    lowest_overall,
+    lowest_per_row,
+    round_half_up,
+)
+from ..calibration import LossFn, calibrate
+from ..checks import check_choice, check_sparsity
+from ..groups import PruneGroup
+from ..importance.magnitude import Magnitude
+from ..masks import clear, weight_regions
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
+from ..statistics import Statistics
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 _PACKED = ('in_proj_weight', 'q_proj_weight', 'k_proj_weight', 'v_proj_weight')
@@ -19,74 +29,248 @@ _PACKED = ('in_proj_weight', 'q_proj_weight', 'k_proj_weight', 'v_proj_weight')
 @TASK_UTILS.register_module()
 @dataclass(frozen=True)
 class WeightPruner:
-    """Zeroes the smallest weights of convolutions and linear layers.
+    """Zeroes the least important weights of convolutions and linear layers.
 
-    Exactly ``round(sparsity * n)`` of the n prunable weights are zero
-    afterwards. Han et al., "Learning both Weights and Connections for
-    Efficient Neural Networks", NeurIPS 2015.
+    Exactly ``round(sparsity * n)`` of the n weights that compete are zero
+    afterwards, ties included. Han et al., "Learning both Weights and
+    Connections for Efficient Neural Networks", NeurIPS 2015; N:M: Zhou et
+    al., "Learning N:M Fine-grained Structured Sparse Neural Networks From
+    Scratch", ICLR 2021.
 
     Args:
-        sparsity: Fraction to zero, in ``[0, 1)``.
-        scope: ``global`` (all weights compete) or ``layer``.
+        sparsity: Fraction to zero, in ``[0, 1)``; left out with a pattern.
+        importance: A criterion that scores single weights, or its config.
+        scope: Where weights compete: ``global``, ``layer``, or ``row`` (the
+            weights of one output).
+        pattern: ``'2:4'`` keeps 2 of every 4 neighbouring weights along what
+            a kernel reads: the input features of a linear layer, the input
+            channels of a convolution. A layer whose number of inputs is no
+            multiple stays dense.
         protect: Regular expressions; weights whose name matches stay dense.
     """
 
-    sparsity: float
+    sparsity: float | None = None
+    importance: Any = field(default_factory=Magnitude)
     scope: str = 'global'
+    pattern: str | None = None
     protect: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.importance, dict):
+            criterion = TASK_UTILS.build(self.importance)
+            object.__setattr__(self, 'importance', criterion)
+        if not callable(getattr(self.importance, 'weights', None)):
+            raise ValueError(
+                f'{type(self.importance).__name__} scores whole units, not '
+                'single weights; choose another criterion for them, such as '
+                'Magnitude (l1, l2), Taylor or Random'
+            )
+        check_choice('scope', self.scope, ('global', 'layer', 'row'))
+        if self.pattern is not None:
+            kept, size = parse_pattern(self.pattern)
+            implied = 1 - kept / size
+            if self.sparsity not in (None, implied):
+                raise ValueError(
+                    f'pattern {self.pattern} removes {implied:g} of the '
+                    f'weights, and sparsity={self.sparsity:g} was asked for; '
+                    'leave one of them out'
+                )
+            object.__setattr__(self, 'sparsity', implied)
+        if self.sparsity is None:
+            raise ValueError('give a sparsity or a pattern such as 2:4')
         check_sparsity(self.sparsity)
-        check_scope(self.scope)
 
-    def __call__(self, model: nn.Module) -> PruningPlan:
+    def __call__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any] = (),
+        loss_fn: LossFn | None = None,
+        stats: Statistics | None = None,
+    ) -> PruningPlan:
         """Zeroes the weights in place and returns the plan that says so.
+
+        Args:
+            model: Any model.
+            batches: Calibration data, for criteria that need it.
+            loss_fn: Loss of the model on a batch, for the same.
+            stats: What a training gathered, in place of calibration.
 
         Raises:
             ValueError: If no weight is left to prune.
         """
-        masks = self.masks(model)
-        keep_zeros(model, masks)
+        if stats is None:
+            stats = self.calibrate(model, (), batches, loss_fn)
+        masks = self.masks(model, stats=stats)
+        clear(weight_regions(model, masks))
+        return self.plan(masks, stats.num_batches)
+
+    def plan(
+        self, names: Iterable[str], calibration_batches: int = 0
+    ) -> PruningPlan:
+        """Returns the plan that calls the named tensors sparse."""
         return PruningPlan(
             groups=(),
             keep={},
-            sparse=dict.fromkeys(masks, 'unstructured'),
+            sparse=dict.fromkeys(names, self.pattern or 'unstructured'),
             provenance=dict(
                 sparsity=self.sparsity,
-                importance='magnitude of single weights',
+                importance=repr(self.importance),
                 scope=self.scope,
+                pattern=self.pattern,
                 protect=list(self.protect),
+                calibration_batches=calibration_batches,
             ),
         )
 
+    def choose(
+        self,
+        model: nn.Module,
+        pruned: Mapping[str, Tensor],
+        stats: Statistics,
+        groups: Sequence[PruneGroup] = (),
+        restart: Statistics | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what is pruned after one more event, and how it came.
+
+        Args:
+            model: The model in training.
+            pruned: Tensor name -> what is pruned so far, in its shape.
+            stats: What the criterion reads.
+            groups: Not used.
+            restart: Not used: single weights never come back.
+        """
+        before = {name: ~mask for name, mask in pruned.items()}
+        masks = self.masks(model, before, list(pruned), stats)
+        chosen = {
+            name: ~masks[name].cpu() if name in masks else mask
+            for name, mask in pruned.items()
+        }
+        return chosen, self.plan(()).provenance
+
+    def check(
+        self, model: nn.Module, groups: Sequence[PruneGroup] = ()
+    ) -> None:
+        """Raises ``ValueError`` if no weight is left to prune."""
+        self._weights(model)
+
+    def calibrate(
+        self,
+        model: nn.Module,
+        groups: Sequence[PruneGroup] = (),
+        batches: Iterable[Any] = (),
+        loss_fn: LossFn | None = None,
+    ) -> Statistics:
+        """Returns the statistics that the criterion needs."""
+        names = list(prunable_weights(model, self.protect))
+        return calibrate(
+            model, (), self.importance.needs, batches, loss_fn, weights=names
+        )
+
     def masks(
-        self, model: nn.Module, before: Mapping[str, Tensor] | None = None
+        self,
+        model: nn.Module,
+        before: Mapping[str, Tensor] | None = None,
+        names: Collection[str] | None = None,
+        stats: Statistics | None = None,
     ) -> dict[str, Tensor]:
         """Returns which weights stay; the model is left as it is.
 
         Args:
             model: Any model.
-            before: Earlier masks; what they dropped goes first and never
-                comes back.
+            before: Earlier masks, true = keep; what they dropped goes first
+                and never comes back.
+            names: Tensors to prune; by default all that can be.
+            stats: What the criterion reads; needed unless that is only the
+                weights.
 
         Raises:
             ValueError: If no weight is left to prune.
         """
+        weights = self._weights(model, names)
+        if stats is None:
+            stats = calibrate(model, (), self.importance.needs)
+        scores = {
+            name: self.importance.weights(name, stats).float()
+            for name in weights
+        }
+        before = before or {}
+        for name in scores.keys() & before.keys():
+            dropped = ~before[name].to(scores[name].device)
+            scores[name] = scores[name].masked_fill(dropped, -1)
+        masks = self._masks(model, scores)
+        for name in masks.keys() & before.keys():
+            masks[name] &= before[name].to(masks[name].device)
+        return masks
+
+    def _weights(
+        self, model: nn.Module, names: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The weights that can be pruned, of the named tensors if given."""
         weights = prunable_weights(model, self.protect)
+        if names is not None:
+            weights = {name: weights[name] for name in names}
+        if self.pattern is not None:
+            _, size = parse_pattern(self.pattern)
+            weights = {
+                name: weight
+                for name, weight in weights.items()
+                if weight.shape[_input_dim(model, name)] % size == 0
+            }
         if not weights:
             raise ValueError(
                 'nothing can be pruned: the model has no unprotected '
                 'convolution or linear layer'
+                + (f' that {self.pattern} divides' if self.pattern else '')
             )
-        parts = [weights]
-        if self.scope == 'layer':
-            parts = [{n: w} for n, w in weights.items()]
+        return weights
+
+    def _masks(
+        self, model: nn.Module, scores: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if self.pattern is None and self.scope == 'global':
+            removed = lowest_overall(scores, self.sparsity)
+            return {name: ~mask for name, mask in removed.items()}
         masks = {}
-        for part in parts:
-            masks |= _masks(part, self.sparsity, before or {})
-        for name in masks.keys() & (before or {}).keys():
-            masks[name] &= before[name].to(masks[name].device)
+        for name, score in scores.items():
+            if self.pattern is None and self.scope == 'layer':
+                masks |= {
+                    n: ~m
+                    for n, m in lowest_overall(
+                        {name: score}, self.sparsity
+                    ).items()
+                }
+            else:
+                masks[name] = ~self._lowest(score, _input_dim(model, name))
         return masks
+
+    def _lowest(self, score: Tensor, input_dim: int) -> Tensor:
+        """What is removed per row or along the inputs, in the same shape."""
+        if self.pattern is None:
+            rows = score.movedim(1 - input_dim, 0)
+            flat = rows.reshape(len(rows), -1)
+            count = round_half_up(self.sparsity * flat.shape[1])
+            mask = lowest_per_row(flat, count).view(rows.shape)
+            return mask.movedim(0, 1 - input_dim)
+        kept, size = parse_pattern(self.pattern)
+        inputs = score.movedim(input_dim, -1)
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        mask = lowest_of_group(flat, size - kept, size).view(inputs.shape)
+        return mask.movedim(-1, input_dim)
+
+
+def parse_pattern(pattern: str) -> tuple[int, int]:
+    """Returns N and M of ``'N:M'``: N of every M weights are kept.
+
+    Raises:
+        ValueError: If it is no such pattern.
+    """
+    match = re.fullmatch(r'(\d+):(\d+)', str(pattern))
+    kept, size = map(int, match.groups()) if match else (0, 0)
+    if not 0 < kept < size:
+        raise ValueError(
+            f'a pattern is N:M with 0 < N < M, as 2:4, found {pattern!r}'
+        )
+    return kept, size
 
 
 def prunable_weights(
@@ -110,20 +294,6 @@ def prunable_weights(
     return found
 
 
-def _masks(
-    weights: dict[str, Tensor], sparsity: float, before: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    sizes = {
-        name: w.abs().masked_fill(~before[name].to(w.device), -1)
-        if name in before
-        else w.abs()
-        for name, w in weights.items()
-    }
-    magnitudes = torch.cat([size.flatten() for size in sizes.values()])
-    count = round_half_up(sparsity * len(magnitudes))
-    keep = ~lowest(magnitudes, count)
-    parts = keep.split([w.numel() for w in weights.values()])
-    return {
-        name: part.view(weight.shape)
-        for (name, weight), part in zip(weights.items(), parts, strict=True)
-    }
+def _input_dim(model: nn.Module, name: str) -> int:
+    module = model.get_submodule(name.rpartition('.')[0])
+    return 0 if getattr(module, 'transposed', False) else 1

@@ -8,10 +8,8 @@ from mmdet3d.registry import MODELS
 from mmengine.optim import OptimWrapper
 from test_vad_model import build_config, images, small_vad, training_sample
 
-from mmprune.hooks.gradual_choice import GradualUnits
-from mmprune.hooks.masking import Masking
-from mmprune.masks import plan_from_zeros
-from mmprune.pruners import StructuredPruner
+from mmprune.pruners import StructuredPruner, plan_from_zeros
+from mmprune.sparsifying import Growth, Masking
 from mmprune.surgery import apply_plan
 from projects.VAD.groups import vad_groups
 
@@ -71,24 +69,24 @@ def test_the_ground_truth_is_untouched_by_the_teacher(distilled):
 def test_masked_units_train_and_become_a_small_model():
     model = small_vad()
     groups = list(vad_groups(model))
-    choice = GradualUnits(StructuredPruner(0.4), model, groups)
+    growth = Growth(StructuredPruner(0.4), model, groups)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.1)
     masking = Masking(model, [optimizer])
     wrapper = OptimWrapper(optimizer, clip_grad=dict(max_norm=35))
     for sparsity in (0.2, 0.4):
-        choice.choose(sparsity)
-        masking.hold(choice.masks, choice.fills)
+        growth.advance(sparsity, growth.calibrate(sparsity))
+        masking.hold(
+            lambda net: growth.regions(net, growth.pruned, consumers_only=True)
+        )
         data = dict(inputs=images(), data_samples=[training_sample()])
         model.train().train_step(data, wrapper)
         masking.apply()
-    gone, total = choice.count()
-    assert gone / total == pytest.approx(0.4, abs=0.01)
+    pruned, total = growth.count()
+    assert pruned / total == pytest.approx(0.4, abs=0.01)
     # Removed points of the deformable attentions have another fill than 0.
-    assert set(choice.fills.values()) == {-1e4}
+    assert {region.fill for region in masking.regions} == {0, -1e4}
     plan = plan_from_zeros(model, groups)
-    meta = {}
-    choice.save(meta)
-    assert plan.keep == meta['masked_plan']['keep']
+    assert plan.keep == growth.plan().keep
     small = copy.deepcopy(model)
     apply_plan(small, plan)
     with torch.no_grad():

@@ -18,13 +18,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 from mmengine.config import Config  # noqa: E402
 from train import train  # noqa: E402
 
-from mmprune.rounds import RewindPoint  # noqa: E402
+from mmprune.loops.earlier_names import renamed  # noqa: E402
 from mmprune.run import launch, training  # noqa: E402
 from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
     merge_options,
 )
+from mmprune.sparsifying import RewindPoint  # noqa: E402
 
 CONFIGS = ROOT / 'projects' / 'configs' / 'vit'
 ARCHS = {
@@ -221,10 +222,8 @@ def _train_cfg(args: argparse.Namespace) -> dict:
     )
     given = {name: getattr(args, name) for name in same}
     given['criteria'] = CRITERIA[args.criteria]
-    return dict(
-        type='mmprune.IterativePruningLoop',
-        **{k: v for k, v in given.items() if v is not None},
-    )
+    options = {k: v for k, v in given.items() if v is not None}
+    return dict(type='mmprune.IterativePruningLoop', **renamed(options)[0])
 
 
 def _schedulers(args: argparse.Namespace) -> list[dict]:

@@ -14,17 +14,18 @@ model = dict(pretrained=dict(source='init_model/vit_small_patch16_224.pth'))
 
 train_cfg = dict(
     type='mmprune.IterativePruningLoop',
+    rounds=16,
     epochs=60,
-    pruning_times=16,
-    struct='refill',
-    rate=0.7,
-    mlp_prune_ratio=0.7,
-    vit_structured=True,
-    vit_prune_target='both',
-    criteria='magnitude',
-    sorting_mode='global',
-    fillback_rate=0.0,
-    prune_type='pt',
+    pruner=dict(
+        type='mmprune.StructuredPruner',
+        sparsity=dict(head=0.7, neuron=0.7),
+        # The sum over the rows that write a unit; large layers count more.
+        importance=dict(
+            type='mmprune.Magnitude', reduce='sum', sides='producers'
+        ),
+        normalize=None,
+    ),
+    require_pretrained=True,
     init='init_model/vit_small_cifar10_pretrained_init.pth.tar',
     val_interval=5,
 )

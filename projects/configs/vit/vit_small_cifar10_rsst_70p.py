@@ -9,8 +9,5 @@ The penalty's mean over a round is 0.158, so 60 epochs of 352 steps at lr
 _base_ = ['vit_small_cifar10_refill_70p.py']
 
 train_cfg = dict(
-    struct='rsst',
-    reg_granularity_prune=1.0,
-    RST_schedule='exp_custom_exponents',
-    exponents=4,
+    decay=dict(strength=1.0, shape='exponential', exponent=4),
 )

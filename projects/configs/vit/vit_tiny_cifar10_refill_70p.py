@@ -6,8 +6,8 @@ For folders with some thousand images, as 5,000 for training and 1,000 to
 test: all training images train, the test images are evaluated in each round.
 4 layers of width 96 with 6 heads of 16 and 384 neurons: 24 heads and 1,536
 neurons, of which 7 and 461 stay after 5 rounds. The same config with
-`train_cfg.pruning_times=2` prunes in one shot, with `train_cfg.rate=0`
-trains dense.
+`train_cfg.rounds=2` prunes in one shot, with `train_cfg.rounds=1` it trains
+dense for one round.
 """
 
 _base_ = ['../_base_/vit_runtime.py', '../_base_/vit_cifar.py']
@@ -22,15 +22,17 @@ model = dict(
 )
 train_cfg = dict(
     type='mmprune.IterativePruningLoop',
+    rounds=5,
     epochs=12,
-    pruning_times=5,
-    struct='refill',
-    rate=0.7,
-    mlp_prune_ratio=0.7,
-    vit_structured=True,
-    vit_prune_target='both',
-    criteria='magnitude',
-    sorting_mode='global',
+    pruner=dict(
+        type='mmprune.StructuredPruner',
+        sparsity=dict(head=0.7, neuron=0.7),
+        # The sum over the rows that write a unit; large layers count more.
+        importance=dict(
+            type='mmprune.Magnitude', reduce='sum', sides='producers'
+        ),
+        normalize=None,
+    ),
     val_interval=4,
 )
 # A ViT without pretraining hardly moves under SGD in so few steps.

@@ -10,8 +10,4 @@ one the sum of lr x progress over 12 epochs of 79 steps is 0.17, and strength
 
 _base_ = ['vit_tiny_cifar10_refill_70p.py']
 
-train_cfg = dict(
-    struct='rsst',
-    reg_granularity_prune=60.0,
-    RST_schedule='x',
-)
+train_cfg = dict(decay=dict(strength=60.0, shape='power', exponent=1))

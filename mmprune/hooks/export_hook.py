@@ -1,0 +1,228 @@
+"""Writes the smaller model when an iterative pruning is done."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..atomic_file import save_checkpoint
+from ..cost import cost_row, measure_latencies
+from ..plan import PruningPlan
+from ..pruners import TOLERANCE
+from ..pruners.verify import relative_difference
+from ..registry import HOOKS
+from ..run.report import group_rows, kind_rows, save_json
+from ..sparsifying.runner_parts import averages_of, plain_model
+from ..surgery import apply_plan
+from ..version import __version__
+
+
+@HOOKS.register_module()
+class ExportHook(Hook):
+    """Removes what :class:`IterativePruningLoop` has pruned, at its end.
+
+    Writes ``pruned.pth``, ``plan.json`` and ``report.json``; of the averaged
+    model, if there is one, because that is what was validated. The loop
+    registers it, no config needs to.
+
+    Args:
+        latency_runs: Timed forwards of each model, 0 for none.
+    """
+
+    def __init__(self, latency_runs: int = 5) -> None:
+        if not isinstance(latency_runs, int) or latency_runs < 0:
+            raise ValueError(
+                'latency_runs must be a whole number that is not negative, '
+                f'found {latency_runs!r}; 0 measures nothing'
+            )
+        self.latency_runs = latency_runs
+
+    def after_train(self, runner: Runner) -> None:
+        """Writes the files, on one rank.
+
+        Raises:
+            ValueError: If the smaller model computes something else.
+        """
+        loop = runner.train_loop
+        if loop.finished and is_main_process():
+            model = (averages_of(runner) or [plain_model(runner)])[0]
+            masked = copy.deepcopy(model).cpu().eval()
+            loop.results.final = self._export(runner, masked)
+            loop.results.write()
+        barrier()
+
+    def _export(self, runner: Runner, masked: nn.Module) -> dict[str, Any]:
+        loop, folder = runner.train_loop, Path(runner.work_dir)
+        plan = loop.growth.plan(
+            dict(
+                method='iterative pruning',
+                options=loop.plan.to_dict(),
+                rewind_checksum=loop.rewind_file.checksum,
+                mmprune=__version__,
+            )
+        )
+        pruned = copy.deepcopy(masked)
+        apply_plan(pruned, plan)
+        inputs = _inputs(runner)
+        with torch.no_grad():
+            difference = relative_difference(
+                masked(inputs, mode='tensor'), pruned(inputs, mode='tensor')
+            )
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                'the smaller model computes something else than the masked '
+                f'one (outputs differ by {difference:.1e} of their scale); '
+                'it was not written, the masked checkpoints are whole'
+            )
+        # The copy that stands for the dense model is masked already.
+        rows = _cost_rows(masked, pruned, plan, inputs[:1], self.latency_runs)
+        path = folder / 'pruned.pth'
+        weights = {k: v.contiguous() for k, v in pruned.state_dict().items()}
+        meta = _meta(runner, plan)
+        save_checkpoint(dict(meta=meta, state_dict=weights), path)
+        plan.save(folder / 'plan.json')
+        final = dict(
+            models=rows, masked_difference=difference, exported=str(path)
+        )
+        save_json(_report(runner, plan, final), folder / 'report.json')
+        dense, small = rows.values()
+        runner.logger.info(
+            f'{path}: params {dense["params"]:,} -> {small["params"]:,}, '
+            f'MACs {dense["macs"]:,} -> {small["macs"]:,}, outputs differ by '
+            f'{difference:.1e}'
+        )
+        return final
+
+
+def _inputs(runner: Runner) -> Tensor:
+    """A batch of validation images on the CPU, ``[B, C, H, W]``."""
+    loader = runner.train_loop.dataloader
+    if runner.val_loop is not None:
+        loader = runner.val_loop.dataloader
+    preprocess = copy.deepcopy(plain_model(runner).data_preprocessor).cpu()
+    return preprocess(next(iter(loader)), False)['inputs']
+
+
+def _meta(runner: Runner, plan: PruningPlan) -> dict[str, Any]:
+    loop = runner.train_loop
+    meta = dict(
+        cfg=runner.cfg.pretty_text,
+        epoch=loop.epoch,
+        iter=loop.iter,
+        mmprune_version=__version__,
+        pruning_plan=plan.to_dict(),
+    )
+    if hasattr(loop.dataloader.dataset, 'metainfo'):
+        meta['dataset_meta'] = loop.dataloader.dataset.metainfo
+    return meta
+
+
+def _cost_rows(
+    masked: nn.Module,
+    pruned: nn.Module,
+    plan: PruningPlan,
+    inputs: Tensor,
+    latency_runs: int,
+) -> dict[str, dict[str, Any]]:
+    kind = 'structured' if plan.groups or not plan.sparse else 'unstructured'
+    models = {'dense': masked, kind: pruned}
+    latencies = measure_latencies(
+        {
+            name: lambda model=model: model(inputs, mode='tensor')
+            for name, model in models.items()
+        },
+        latency_runs,
+    )
+    rows = {
+        name: dict(
+            cost_row(model, lambda net: net(inputs, mode='tensor')),
+            latency_ms=latencies[name],
+        )
+        for name, model in models.items()
+    }
+    rows['dense']['nonzero'] = rows['dense']['params']
+    return rows
+
+
+def _report(
+    runner: Runner, plan: PruningPlan, final: dict[str, Any]
+) -> dict[str, Any]:
+    loop = runner.train_loop
+    results, options = loop.results, loop.plan
+    method = 'decay' if options.decay is not None else 'at once'
+    rows = group_rows(plan, loop.groups) if plan.groups else []
+    met = results.rounds[-1]['met']
+    sparsity = ', '.join(f'{v:.0%} of {k}s' for k, v in met.items())
+    return dict(
+        title=f'{runner.experiment_name}: {sparsity} in {options.rounds} '
+        f'rounds ({method})',
+        config=str(runner.cfg.get('filename') or ''),
+        options=json.loads(json.dumps(options.to_dict())),
+        models=final['models'],
+        notes=(
+            'One forward of one validation image on the CPU, '
+            f'{torch.get_num_threads()} threads, PyTorch {torch.__version__};'
+            f' masked and pruned differ by {final["masked_difference"]:.1e}.'
+        ),
+        versions=dict(mmprune=__version__, torch=torch.__version__),
+        groups=rows,
+        kinds=kind_rows(rows),
+        sections=sections(results.rounds),
+    )
+
+
+def sections(rounds: list[dict]) -> list[dict]:
+    """Returns tables and curves of the rounds for a report."""
+    metrics = list(rounds[0]['metrics'])
+    kinds = list(rounds[0]['met'])
+    columns = ['round', *metrics]
+    columns += [f'{k}s pruned, {w}' for k in kinds for w in ('asked', 'met')]
+    rows = []
+    for entry in rounds:
+        row = [entry['round'], *(entry['metrics'].get(m) for m in metrics)]
+        for kind in kinds:
+            row += [entry['asked'][kind], entry['met'][kind]]
+        rows.append([r if isinstance(r, int) else _digits(r) for r in row])
+    numbers = [entry['round'] for entry in rounds]
+    found = [
+        dict(
+            title='Rounds',
+            text='Each round after it was trained and pruned.',
+            table=dict(columns=columns, rows=rows),
+        ),
+        dict(
+            title='Sparsity per layer',
+            text='Fraction of the units that is pruned, round by round.',
+            table=dict(
+                columns=['layer', *(f'round {n}' for n in numbers)],
+                rows=[
+                    [layer['group']]
+                    + [_digits(_pruned(entry, place)) for entry in rounds]
+                    for place, layer in enumerate(rounds[0]['layers'])
+                ],
+            ),
+        ),
+    ]
+    if metrics:
+        values = [entry['metrics'].get(metrics[0]) for entry in rounds]
+        found[0] |= dict(
+            series=[dict(name=metrics[0], x=numbers, y=values)],
+            x_label='pruning round',
+            y_label=metrics[0],
+        )
+    return found
+
+
+def _pruned(entry: dict, place: int) -> float:
+    layer = entry['layers'][place]
+    return layer['pruned'] / layer['units']
+
+
+def _digits(value: float | None) -> float | None:
+    return value if value is None else round(value, 4)

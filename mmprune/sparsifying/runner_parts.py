@@ -1,0 +1,94 @@
+"""What a Runner trains: the model, its groups, optimizers and averages."""
+
+from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+from torch import nn
+from torch.optim import Optimizer
+
+from ..groups import PruneGroup
+from ..pruners.protection import protect_frozen
+from ..registry import FUNCTIONS, TASK_UTILS
+from .masking import Masking
+
+
+def masking_of(runner: Runner) -> Masking:
+    """Returns an empty :class:`Masking` of what a Runner trains."""
+    return Masking(
+        plain_model(runner), optimizers_of(runner), averages_of(runner)
+    )
+
+
+def plain_model(runner: Runner) -> nn.Module:
+    """Returns the model without its distributed wrapper.
+
+    Raises:
+        ValueError: If the wrapper splits the parameters over the ranks.
+    """
+    model = runner.model
+    kinds = ' '.join(kind.__name__ for kind in type(model).__mro__)
+    if 'FullyShardedDataParallel' in kinds or 'DeepSpeed' in kinds:
+        raise ValueError(
+            f'masks need whole parameters on every rank, and '
+            f'{type(model).__name__} splits them; train with '
+            'MMDistributedDataParallel'
+        )
+    return model.module if is_model_wrapper(model) else model
+
+
+def optimizers_of(runner: Runner) -> list[Optimizer]:
+    """Returns the optimizers of a Runner."""
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapperDict):
+        return [single.optimizer for single in wrapper.values()]
+    return [wrapper.optimizer]
+
+
+def averages_of(runner: Runner) -> list[nn.Module]:
+    """Returns the averaged copies that EMA hooks keep."""
+    return [
+        hook.ema_model.module
+        for hook in runner.hooks
+        if isinstance(hook, EMAHook)
+    ]
+
+
+def groups_of(
+    runner: Runner, model: nn.Module, name: str | None
+) -> list[PruneGroup]:
+    """Returns the groups of a model in training; frozen ones stay dense.
+
+    Args:
+        runner: Its config's ``pruning`` tells the groups if no name does.
+        model: The model without a wrapper.
+        name: Name of a registered function that yields groups.
+
+    Raises:
+        ValueError: If neither says which groups the model has.
+    """
+    if name is not None:
+        find = FUNCTIONS.get(name)
+        if find is None:
+            raise ValueError(
+                f'no function {name!r} is registered that yields groups; '
+                "name one as 'mmprune.vit_groups', or leave `groups` out and "
+                'give the config a `pruning` entry'
+            )
+    elif 'pruning' in runner.cfg:
+        cfg = runner.cfg
+        find = TASK_UTILS.build(
+            {**cfg.pruning, 'cfg': cfg, 'ann_file': None}
+        ).groups
+    else:
+        raise ValueError(
+            'nothing says which groups the model has; give the hook '
+            "`groups`, as 'mmprune.vit_groups', or the config a `pruning` "
+            'entry'
+        )
+    training = model.training
+    model.eval()
+    try:
+        return protect_frozen(list(find(model)), model)
+    finally:
+        model.train(training)
