@@ -13,8 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from projects.VAD.keyframe_dataset import CAMERAS, CLASSES, MAP_CLASSES
-from projects.VAD.map_lines import line_targets
+from projects.VAD.data.keyframe_dataset import CAMERAS, CLASSES, MAP_CLASSES
+from projects.VAD.data.map_lines import line_targets
 from projects.VAD.scene_renderer import Camera, Face, cuboid, render
 
 # Height of the LiDAR above the road, metres.

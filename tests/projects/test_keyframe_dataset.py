@@ -16,15 +16,15 @@ from mmengine.registry import DefaultScope, init_default_scope
 from shapely.geometry import Polygon
 
 from projects.VAD import synthetic_keyframe
-from projects.VAD.drawing_layers import box_corners
-from projects.VAD.info_file import load_info_file
-from projects.VAD.keyframe_dataset import (
+from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.keyframe_dataset import (
     CAMERAS,
     CLASSES,
     NuScenesKeyframeDataset,
     complete_can_bus,
     set_info_file,
 )
+from projects.VAD.drawing.layers import box_corners
 from projects.VAD.scene_renderer import render
 from projects.VAD.synthetic_keyframe import write_keyframe
 

@@ -22,7 +22,7 @@ from pyquaternion import Quaternion
 from shapely import LineString, Point, Polygon
 from shapely.ops import unary_union
 
-from projects.VAD.map_ground_truth import MapExpansion
+from projects.VAD.data.map_ground_truth import MapExpansion
 from projects.VAD.mini_world import scene_files
 from projects.VAD.mini_world import world as world_module
 from projects.VAD.mini_world.ground import Ground

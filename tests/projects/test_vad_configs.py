@@ -8,7 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
 import projects.VAD  # noqa: F401
-from projects.VAD.keyframe_dataset import set_info_file
+from projects.VAD.data.keyframe_dataset import set_info_file
 from projects.VAD.synthetic_keyframe import write_keyframe
 
 FOLDER = ROOT / 'projects' / 'configs' / 'VAD'

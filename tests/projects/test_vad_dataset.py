@@ -19,10 +19,10 @@ from mmengine.runner import Runner
 from test_keyframe_dataset import Bomb
 from tiny_nuscenes import write_nuscenes
 
-from projects.VAD.frame_queue import earlier_frames
-from projects.VAD.info_file import load_info_file
+from projects.VAD.data.frame_queue import earlier_frames
+from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.vad_dataset import NuScenesVADDataset
 from projects.VAD.synthetic_keyframe import write_keyframe
-from projects.VAD.vad_dataset import NuScenesVADDataset
 from tools import create_data
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'projects/configs'

@@ -13,7 +13,7 @@ from mmprune.hooks.masking import Masking
 from mmprune.masks import plan_from_zeros
 from mmprune.pruners import StructuredPruner
 from mmprune.surgery import apply_plan
-from projects.VAD.groups import vad_groups
+from projects.VAD.pruning.groups import vad_groups
 
 HEADS = ['all_cls_scores', 'all_bbox_preds', 'ego_fut_preds']
 TERMS = [

@@ -17,8 +17,10 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmprune.checkpoints.loading import build_model
-from projects.VAD.camera_view import CAMERA_WIDTH, draw_camera
-from projects.VAD.drawing_layers import (
+from projects.VAD.data.keyframe_dataset import NuScenesKeyframeDataset
+from projects.VAD.drawing.camera_view import CAMERA_WIDTH, draw_camera
+from projects.VAD.drawing.keyframe import draw_bev, draw_keyframe
+from projects.VAD.drawing.layers import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
     Layer,
@@ -26,9 +28,7 @@ from projects.VAD.drawing_layers import (
     prediction_layer,
     truth_layer,
 )
-from projects.VAD.keyframe_dataset import NuScenesKeyframeDataset
 from projects.VAD.synthetic_keyframe import write_keyframe
-from projects.VAD.visualize import draw_bev, draw_keyframe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / 'projects/configs/VAD/VAD_tiny_stage_2.py')

@@ -11,7 +11,8 @@ from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
-from ..keyframe_dataset import CLASSES, MAP_CLASSES
+from projects.VAD.data.keyframe_dataset import CLASSES, MAP_CLASSES
+
 from . import detection_ap, frame, map_ap, motion
 from .constant_velocity import BASELINES
 from .submission import write_submission

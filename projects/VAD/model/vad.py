@@ -11,7 +11,8 @@ from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
-from .box_convention import to_new
+from projects.VAD.data.box_convention import to_new
+
 from .grid_mask import GridMask
 from .transformer import FrameGeometry
 

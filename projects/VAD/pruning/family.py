@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from mmprune.groups import PruneGroup
 from mmprune.registry import TASK_UTILS
+from projects.VAD.data.keyframe_dataset import set_info_file
+from projects.VAD.synthetic_keyframe import write_keyframe
 
 from .groups import DENSE_REASONS, vad_groups
-from .keyframe_dataset import set_info_file
-from .synthetic_keyframe import write_keyframe
 
 
 @TASK_UTILS.register_module()

@@ -13,7 +13,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes, get_box_type
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
-from projects.VAD.info_file import load_info_file
+from projects.VAD.data.info_file import load_info_file
 
 CLASSES = (
     'car',

@@ -11,23 +11,23 @@ import numpy as np
 from mmdet3d.registry import DATASETS
 from mmengine.dataset import BaseDataset
 
-from projects.VAD.frame_queue import earlier_frames, relative_frames
-from projects.VAD.info_file import load_info_file
-from projects.VAD.keyframe_dataset import (
+from projects.VAD.data.frame_queue import earlier_frames, relative_frames
+from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.keyframe_dataset import (
     CAMERAS,
     MAP_CLASSES,
     NuScenesKeyframeDataset,
     map_labels,
 )
-from projects.VAD.map_ground_truth import MapExpansion, read_map_ann_file
-from projects.VAD.map_lines import line_targets
-from projects.VAD.packing import PackVADInputs
-from projects.VAD.picture_check import (
+from projects.VAD.data.map_ground_truth import MapExpansion, read_map_ann_file
+from projects.VAD.data.map_lines import line_targets
+from projects.VAD.data.packing import PackVADInputs
+from projects.VAD.data.picture_check import (
     PictureError,
     check_picture,
     decode_picture,
 )
-from projects.VAD.temporal_info import choose_folder, read_temporal_info
+from projects.VAD.data.temporal_info import choose_folder, read_temporal_info
 
 # How many keyframes are looked at to learn where the pictures are.
 PROBED_KEYFRAMES = 20

@@ -11,8 +11,9 @@ from mmdet3d.registry import MODELS, TASK_UTILS
 from mmengine.model import BaseModule, bias_init_with_prob
 from torch import Tensor, nn
 
+from projects.VAD.data.ground_truth import ground_truth
+
 from .decoders import AttentionDecoder, LayerOutput
-from .ground_truth import ground_truth
 from .head_layers import (
     Agents,
     Lanes,
