@@ -213,8 +213,8 @@ def drawn_frames(size: tuple[int, int]) -> list[tuple]:
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import init_default_scope
 
-    from projects.VAD.data.keyframe_dataset import set_info_file
-    from projects.VAD.synthetic_keyframe import write_keyframe
+    from projects.VAD.data.config_datasets import set_info_file
+    from projects.VAD.mini_world.keyframe import write_keyframe
 
     cfg = load_config(str(CONFIG))
     init_default_scope('mmdet3d')

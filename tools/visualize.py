@@ -30,9 +30,9 @@ from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
 )
+from projects.VAD.data.config_datasets import set_info_file  # noqa: E402
 from projects.VAD.data.keyframe_dataset import (  # noqa: E402
     NuScenesKeyframeDataset,
-    set_info_file,
 )
 from projects.VAD.drawing.keyframe import (  # noqa: E402
     draw_keyframe,

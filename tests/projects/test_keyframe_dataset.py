@@ -16,17 +16,17 @@ from mmengine.registry import DefaultScope, init_default_scope
 from shapely.geometry import Polygon
 
 from projects.VAD import synthetic_keyframe
+from projects.VAD.data.config_datasets import set_info_file
 from projects.VAD.data.info_file import load_info_file
 from projects.VAD.data.keyframe_dataset import (
     CAMERAS,
     CLASSES,
     NuScenesKeyframeDataset,
     complete_can_bus,
-    set_info_file,
 )
 from projects.VAD.drawing.layers import box_corners
+from projects.VAD.mini_world.keyframe import write_keyframe
 from projects.VAD.scene_renderer import render
-from projects.VAD.synthetic_keyframe import write_keyframe
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'projects/configs/_base_'
 

@@ -15,8 +15,8 @@ from mmprune.checkpoints.loading import build_model
 from projects.VAD.drawing import sequence
 from projects.VAD.drawing.layers import TRUTH_COLOUR
 from projects.VAD.drawing.sequence import sequence_kind, write_sequence
+from projects.VAD.mini_world.keyframe import write_keyframe
 from projects.VAD.model.vad import VAD
-from projects.VAD.synthetic_keyframe import write_keyframe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / 'projects/configs/VAD/VAD_tiny_stage_2.py')

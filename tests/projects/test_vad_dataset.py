@@ -22,7 +22,7 @@ from tiny_nuscenes import write_nuscenes
 from projects.VAD.data.frame_queue import earlier_frames
 from projects.VAD.data.info_file import load_info_file
 from projects.VAD.data.vad_dataset import NuScenesVADDataset
-from projects.VAD.synthetic_keyframe import write_keyframe
+from projects.VAD.mini_world.keyframe import write_keyframe
 from tools import create_data
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'projects/configs'

@@ -16,9 +16,9 @@ from mmprune.models import load_model
 from mmprune.plan import PruningPlan
 from mmprune.pruners import StructuredPruner, masked_difference, protect_frozen
 from mmprune.surgery import apply_plan, kept_index
+from projects.VAD.mini_world.keyframe import write_keyframe
 from projects.VAD.pruning.family import VADPruning, all_lanes
 from projects.VAD.pruning.groups import DENSE_REASONS, vad_groups
-from projects.VAD.synthetic_keyframe import write_keyframe
 
 CONFIG = ROOT / 'projects' / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
 # Small enough for a test: one layer each, a 20 x 20 BEV, small pictures.

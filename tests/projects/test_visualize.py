@@ -28,7 +28,7 @@ from projects.VAD.drawing.layers import (
     prediction_layer,
     truth_layer,
 )
-from projects.VAD.synthetic_keyframe import write_keyframe
+from projects.VAD.mini_world.keyframe import write_keyframe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / 'projects/configs/VAD/VAD_tiny_stage_2.py')

@@ -134,11 +134,12 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             def read(index: int) -> dict:
                 return self.read_keyframe(entries[index], labels, index)
 
-        keyframes = []
-        for index in range(len(entries)):
-            keyframe = self._guarded(read, index)
-            if keyframe is not None:
-                keyframes.append(keyframe)
+        usable = (
+            keyframe
+            for index in self._reading_order(entries)
+            if (keyframe := self._guarded(read, index)) is not None
+        )
+        keyframes = list(islice(usable, self.limit))
         if not keyframes:
             raise ValueError(
                 f'info file {self.ann_file} has no keyframe that can be '
@@ -171,6 +172,17 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
         return lambda index: read_temporal_info(
             infos[index], find, not self.test_mode
         )
+
+    def _reading_order(self, entries: list) -> Sequence[int]:
+        """Places of the entries, those of the first keyframes in front.
+
+        Sorting the file's own records costs little; converting them costs a
+        millisecond each.
+        """
+        if self.limit is None:
+            return range(len(entries))
+        marks = [_mark(entry, place) for place, entry in enumerate(entries)]
+        return [mark['place'] for mark in _in_order(marks)]
 
     def _guarded(self, read: Callable[[int], dict], index: int) -> dict | None:
         """A keyframe; None where it is corrupt and may be left out."""
@@ -366,6 +378,16 @@ def _pictures(infos: list[dict]):
             yield str(info['cams'][CAMERAS[0]]['data_path'])
         except (KeyError, TypeError, IndexError):
             continue
+
+
+def _mark(entry: Any, place: int) -> dict:
+    """What decides about the order, of a record that may be broken."""
+    entry = entry if isinstance(entry, dict) else {}
+    mark = dict(place=place, scene_token=str(place))
+    for key in ('scene_token', 'timestamp'):
+        if key in entry:
+            mark[key] = entry[key]
+    return mark
 
 
 def _in_order(keyframes: list[dict]) -> list[dict]:
