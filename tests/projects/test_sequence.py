@@ -159,7 +159,7 @@ def test_the_kind_is_told_by_the_name(tmp_path):
 
 @pytest.fixture(scope='module')
 def drive(tmp_path_factory) -> Path:
-    """Five keyframes of two scenes: three and two, 4 m/s straight on."""
+    """Five keyframes of two scenes: three and two, 2 m apart."""
     folder = tmp_path_factory.mktemp('drive')
     content = None
     for seed in range(5):

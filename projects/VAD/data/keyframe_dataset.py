@@ -114,7 +114,7 @@ class NuScenesKeyframeDataset(BaseDataset):
         Only these are converted: ``indices=8`` of the 28,130 records of
         nuScenes' training data takes the time of eight.
         """
-        first = isinstance(self._indices, int) and self._indices >= 0
+        first = isinstance(self._indices, int) and self._indices > 0
         return self._indices if first else None
 
     def load_data_list(self) -> list[dict]:
