@@ -1,6 +1,7 @@
 """What VAD tells the pruner: groups without data, and truthful sources."""
 
 import copy
+import pickle
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tiny_nuscenes import write_nuscenes
 
 from mmprune.registry import TASK_UTILS
 from projects.VAD.data import vad_dataset
+from projects.VAD.data.info_file import load_info_file
 from projects.VAD.pruning import samples
 from projects.VAD.pruning.family import VADPruning
 from projects.VAD.pruning.samples import DRAWN
@@ -122,17 +124,19 @@ def test_calibration_repeats_itself(cfg):
         assert images.equal(other['inputs']['img'][0])
 
 
-def test_boxes_count_as_in_training(cfg):
-    """The pedestrian without a LiDAR point, marked as valid."""
-    counts = {}
+def test_boxes_count_as_in_training(cfg, root):
+    """The pedestrian has no LiDAR point, and the file calls it valid."""
+    path = root / INFOS.format('train')
+    content = load_info_file(path, temporal=True)
+    for info in content['infos']:
+        info['valid_flag'][:] = True
+    path.write_bytes(pickle.dumps(content))
+    labels = {}
     for flag in (True, False):
         cfg.train_dataloader.dataset.use_valid_flag = flag
-        dataset = samples.calibration_dataset(cfg)
-        assert dataset.use_valid_flag is flag
-        batch = build(cfg).batches()[0]
-        labels = batch['data_samples'][0].gt_instances_3d.labels_3d
-        counts[flag] = len(labels)
-    assert counts[True] >= counts[False]
+        sample = build(cfg).batches()[0]['data_samples'][0]
+        labels[flag] = sample.gt_instances_3d.labels_3d.tolist()
+    assert labels == {True: [0, 8], False: [0]}
 
 
 def test_validation_data_never_take_the_place_of_training_data(
@@ -188,6 +192,6 @@ def test_the_first_dataset_of_a_wrapper_is_calibrated_on(cfg):
 
 
 def test_a_config_without_test_data_is_refused(cfg):
-    del cfg['test_dataloader']
+    cfg.test_dataloader = None
     with pytest.raises(ValueError, match='has no test_dataloader'):
         build(cfg).example  # noqa: B018

@@ -85,7 +85,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
 
     Raises:
         FileNotFoundError: The info file, the pictures or a map are absent.
-        ValueError: An option or a keyframe cannot serve.
+        ValueError: An option or a keyframe is not usable.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
                 f'info file {self.ann_file} has no keyframe that can be '
                 f'used, of {len(entries)}; make it again.'
             )
-        self._place_map_lines(keyframes, content.get('metadata', {}))
+        self._attach_map_lines(keyframes, content.get('metadata', {}))
         return _in_order(keyframes)
 
     def get_data_info(self, idx: int) -> dict:
@@ -203,8 +203,8 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             self._warn(message, key=self.ann_file)
             return None
 
-    def _place_map_lines(self, keyframes: list[dict], metadata: dict) -> None:
-        """Sees to it that each keyframe has map lines, or can get them."""
+    def _attach_map_lines(self, keyframes: list[dict], metadata: dict) -> None:
+        """Gives each keyframe its map lines, or checks that there is a map."""
         stored = metadata.get('map_region', self.region)
         if tuple(stored) != tuple(self.region):
             for keyframe in keyframes:
@@ -285,14 +285,14 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
     # ---- training
 
     def _sequence(self, idx: int) -> dict | None:
-        """The keyframe with the earlier ones; None where it teaches nothing.
+        """The keyframe with the earlier ones; None without ground truth.
 
         The frames are run through the pipeline newest first, the last step
         (packing) apart.
         """
         steps = self.pipeline.transforms
         results = self._run(self.get_data_info(idx), steps[:-1])
-        if results is None or self._teaches_nothing(results):
+        if results is None or self._lacks_ground_truth(results):
             return None
         frames, last = [results], idx
         for earlier in earlier_frames(idx, self.queue_length):
@@ -323,7 +323,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             raise
         return results
 
-    def _teaches_nothing(self, results: dict) -> bool:
+    def _lacks_ground_truth(self, results: dict) -> bool:
         if not self.filter_empty_gt:
             return False
         boxes = np.asarray(results['gt_labels_3d'])

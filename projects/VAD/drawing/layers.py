@@ -13,7 +13,7 @@ TRUTH_COLOUR, PREDICTION_COLOUR = '#10b53a', '#ff7a00'
 
 
 class Layer(NamedTuple):
-    """What one source (ground truth or a model) says about a keyframe."""
+    """What one source (ground truth or a model) holds of a keyframe."""
 
     name: str
     colour: str

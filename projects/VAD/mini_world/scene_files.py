@@ -1,4 +1,4 @@
-"""Writes the files of a scene and the rows that tell of them."""
+"""Writes the files of a scene and their rows in the tables."""
 
 import json
 from collections.abc import Callable, Sequence

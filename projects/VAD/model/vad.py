@@ -19,7 +19,7 @@ from .transformer import FrameGeometry
 
 @dataclass(frozen=True)
 class Memory:
-    """What a frame leaves to the next one of its scene.
+    """What the next frame of the scene reads of a frame.
 
     Attributes:
         scene_token: The scene.
@@ -248,7 +248,7 @@ class VAD(Base3DDetector):
 def _metas(data_samples: Sequence[Det3DDataSample] | None) -> list[dict]:
     if not data_samples:
         raise ValueError(
-            'VAD needs data_samples in every mode: they say where cameras '
+            'VAD needs data_samples in every mode: they hold where cameras '
             'and vehicle are.'
         )
     return [sample.metainfo for sample in data_samples]

@@ -62,7 +62,7 @@ def drawn_sample(dataset: dict, picture_size: tuple[int, int]) -> dict:
     """Returns a drawn keyframe as a dataset would read it.
 
     Args:
-        dataset: Whose pipeline and settings serve.
+        dataset: Whose pipeline and settings are used.
         picture_size: Width and height of the pictures, before the pipeline.
     """
     with tempfile.TemporaryDirectory() as folder:
