@@ -27,6 +27,7 @@ from projects.VAD.data.picture_check import (
     check_picture,
     decode_picture,
 )
+from projects.VAD.data.scene_order import in_order, places
 from projects.VAD.data.temporal_info import choose_folder, read_temporal_info
 
 # How many keyframes are looked at to learn where the pictures are.
@@ -134,9 +135,11 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             def read(index: int) -> dict:
                 return self.read_keyframe(entries[index], labels, index)
 
+        # Records are sorted before they are read where not all are wanted.
+        order = range(len(entries)) if self.limit is None else places(entries)
         usable = (
             keyframe
-            for index in self._reading_order(entries)
+            for index in order
             if (keyframe := self._guarded(read, index)) is not None
         )
         keyframes = list(islice(usable, self.limit))
@@ -146,7 +149,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
                 f'used, of {len(entries)}; make it again.'
             )
         self._attach_map_lines(keyframes, content.get('metadata', {}))
-        return _in_order(keyframes)
+        return in_order(keyframes)
 
     def get_data_info(self, idx: int) -> dict:
         """Returns what the pipeline gets for one keyframe."""
@@ -172,17 +175,6 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
         return lambda index: read_temporal_info(
             infos[index], find, not self.test_mode
         )
-
-    def _reading_order(self, entries: list) -> Sequence[int]:
-        """Places of the entries, those of the first keyframes in front.
-
-        Sorting the file's own records costs little; converting them costs a
-        millisecond each.
-        """
-        if self.limit is None:
-            return range(len(entries))
-        marks = [_mark(entry, place) for place, entry in enumerate(entries)]
-        return [mark['place'] for mark in _in_order(marks)]
 
     def _guarded(self, read: Callable[[int], dict], index: int) -> dict | None:
         """A keyframe; None where it is corrupt and may be left out."""
@@ -378,34 +370,3 @@ def _pictures(infos: list[dict]):
             yield str(info['cams'][CAMERAS[0]]['data_path'])
         except (KeyError, TypeError, IndexError):
             continue
-
-
-def _mark(entry: Any, place: int) -> dict:
-    """What decides about the order, of a record that may be broken."""
-    entry = entry if isinstance(entry, dict) else {}
-    mark = dict(place=place, scene_token=str(place))
-    for key in ('scene_token', 'timestamp'):
-        if key in entry:
-            mark[key] = entry[key]
-    return mark
-
-
-def _in_order(keyframes: list[dict]) -> list[dict]:
-    """Keyframes by time, those of a scene together.
-
-    A file without times keeps its order.
-    """
-    if any('timestamp' not in keyframe for keyframe in keyframes):
-        return keyframes
-    starts: dict[str, float] = {}
-    for keyframe in keyframes:
-        scene, time = keyframe['scene_token'], keyframe['timestamp']
-        starts[scene] = min(time, starts.get(scene, time))
-    return sorted(
-        keyframes,
-        key=lambda k: (
-            starts[k['scene_token']],
-            k['scene_token'],
-            k['timestamp'],
-        ),
-    )

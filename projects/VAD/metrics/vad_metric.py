@@ -150,7 +150,7 @@ class VADMetric(BaseMetric):
             size: Number of frames of the dataset.
         """
         self._num_frames = size
-        # All that came, also what a sampler repeated: duplicates are found by token.
+        # With what a sampler repeated: duplicates are found by their token.
         return super().evaluate(get_world_size() * len(self.results))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
