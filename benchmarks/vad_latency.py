@@ -56,7 +56,7 @@ class Timed:
 
 
 def add_model_args(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which weights the dense model has."""
+    """Adds the flags that choose the weights of the dense model."""
     parser.add_argument(
         '--checkpoint', help='weights of VAD-tiny, instead of untrained ones'
     )

@@ -110,7 +110,7 @@ class Drive:
             model: Dense, masked or pruned.
             touched: Tensors that differ from the dense model's.
         """
-        from projects.VAD.pruning import all_lanes
+        from projects.VAD.pruning.family import all_lanes
 
         head = model.pts_bbox_head
         features, bevs = iter(self.features), iter(self.bevs)
@@ -192,7 +192,7 @@ def plans(
 
 def open_groups(model: nn.Module) -> list[PruneGroup]:
     """Returns all groups that can lose units, frozen layers included."""
-    from projects.VAD.groups import vad_groups
+    from projects.VAD.pruning.groups import vad_groups
 
     return [g for g in vad_groups(model) if not g.dense and g.size > 1]
 
@@ -213,8 +213,8 @@ def drawn_frames(size: tuple[int, int]) -> list[tuple]:
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import init_default_scope
 
-    from projects.VAD.keyframe_dataset import set_info_file
-    from projects.VAD.synthetic_keyframe import write_keyframe
+    from projects.VAD.data.config_datasets import set_info_file
+    from projects.VAD.mini_world.keyframe import write_keyframe
 
     cfg = load_config(str(CONFIG))
     init_default_scope('mmdet3d')

@@ -154,7 +154,7 @@ def vad_choices(macs: dict[str, float]):
     sys.path.insert(0, str(Path(__file__).parent / 'projects'))
     from golden import build_vad
 
-    from projects.VAD.groups import vad_groups
+    from projects.VAD.pruning.groups import vad_groups
 
     model = with_drawn_weights(build_vad('tiny'))
     groups = list(vad_groups(model))

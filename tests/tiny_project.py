@@ -108,7 +108,7 @@ class TinyFamily:
 
     source = 'a constant image'
 
-    def __init__(self, cfg, ann_file=None, wrong=False) -> None:
+    def __init__(self, cfg, wrong=False) -> None:
         self.cfg = cfg
         self.wrong = wrong
 

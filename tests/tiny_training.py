@@ -73,7 +73,7 @@ class NoisyPoints(Dataset):
 class TinyMLPFamily:
     """Groups of the model, as a config's ``pruning`` names them."""
 
-    def __init__(self, cfg=None, ann_file=None) -> None:
+    def __init__(self, cfg=None) -> None:
         self.cfg = cfg
 
     def groups(self, model):

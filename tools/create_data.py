@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     args = parse_args(argv)
     # Registers nothing and needs nuscenes-devkit, which --help does not.
-    from projects.VAD import nuscenes_infos
+    from projects.VAD.data import nuscenes_infos
 
     version = nuscenes_infos.find_version(args.root_path, args.version)
     source = nuscenes_infos.open_source(

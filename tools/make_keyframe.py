@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from projects.VAD.synthetic_keyframe import write_keyframe  # noqa: E402
+from projects.VAD.mini_world.keyframe import write_keyframe  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

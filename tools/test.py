@@ -144,7 +144,7 @@ def arguments(cfg, entry: dict) -> set[str]:
 
 def point_at(cfg, ann_file: str) -> None:
     """Points every data set of the config at one info file."""
-    from projects.VAD.keyframe_dataset import set_info_file
+    from projects.VAD.data.config_datasets import set_info_file
 
     set_info_file(cfg, ann_file)
 

@@ -30,20 +30,20 @@ from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
 )
-from projects.VAD.drawing_layers import (  # noqa: E402
+from projects.VAD.data.config_datasets import set_info_file  # noqa: E402
+from projects.VAD.data.keyframe_dataset import (  # noqa: E402
+    NuScenesKeyframeDataset,
+)
+from projects.VAD.drawing.keyframe import (  # noqa: E402
+    draw_keyframe,
+    render_keyframe,
+)
+from projects.VAD.drawing.layers import (  # noqa: E402
     Layer,
     prediction_layer,
     truth_layer,
 )
-from projects.VAD.keyframe_dataset import (  # noqa: E402
-    NuScenesKeyframeDataset,
-    set_info_file,
-)
-from projects.VAD.sequence import sequence_kind, write_sequence  # noqa: E402
-from projects.VAD.visualize import (  # noqa: E402
-    draw_keyframe,
-    render_keyframe,
-)
+from projects.VAD.drawing.sequence import sequence_kind, write_sequence  # noqa: E402
 
 # Frames that the temporal memory is given before the first that is drawn.
 MEMORY_FRAMES = 3

@@ -181,7 +181,12 @@ def family_of(cfg: Config, ann_file: str | None) -> Family:
             'its model has; start from one of projects/configs, or see '
             'docs/add_a_family.md'
         )
-    return TASK_UTILS.build({**cfg.pruning, 'cfg': cfg, 'ann_file': ann_file})
+    # A copy, because what is trained afterwards keeps its own data.
+    cfg = copy.deepcopy(cfg)
+    family = TASK_UTILS.build({**cfg.pruning, 'cfg': cfg})
+    if ann_file is not None:
+        family.use_annotations(cfg, ann_file)
+    return family
 
 
 def load_dense(cfg: Config, path: Path, options: Options) -> tuple:
@@ -310,7 +315,9 @@ def _plan(
     plan.provenance.update(
         mmprune=__version__,
         protect=list(options.protect),
-        calibration=family.source if needs_data else None,
+        calibration=getattr(family, 'calibration_source', family.source)
+        if needs_data
+        else None,
     )
     return plan
 

@@ -77,9 +77,7 @@ def groups_of(
             )
     elif 'pruning' in runner.cfg:
         cfg = runner.cfg
-        find = TASK_UTILS.build(
-            {**cfg.pruning, 'cfg': cfg, 'ann_file': None}
-        ).groups
+        find = TASK_UTILS.build({**cfg.pruning, 'cfg': cfg}).groups
     else:
         raise ValueError(
             'nothing says which groups the model has; give the hook '

@@ -2,22 +2,21 @@
 
 import mmprune  # noqa: F401, I001  (first: it makes mmcv-lite usable)
 
-from . import (  # noqa: F401
-    groups,
+from . import metrics  # noqa: F401
+from .data import (  # noqa: F401
     image_transforms,
     keyframe_dataset,
-    metrics,
     packing,
-    pruning,
     scene_sampler,
     vad_dataset,
 )
-from .coders import VADBoxCoder, VADMapCoder
-from .data_preprocessor import VADDataPreprocessor
-from .losses import VADLoss
-from .transformer import VADPerceptionTransformer
-from .vad import VAD
-from .vad_head import VADHead
+from .model.coders import VADBoxCoder, VADMapCoder
+from .model.data_preprocessor import VADDataPreprocessor
+from .model.losses import VADLoss
+from .model.transformer import VADPerceptionTransformer
+from .model.vad import VAD
+from .model.vad_head import VADHead
+from .pruning import family, groups  # noqa: F401
 
 __all__ = [
     'VAD',

@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from scipy.optimize import linear_sum_assignment
 
 from projects.VAD import VAD
-from projects.VAD.transformer import FrameGeometry
+from projects.VAD.model.transformer import FrameGeometry
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ('eval', 'intermediate')

@@ -18,11 +18,11 @@ from shapely.geometry import box
 from shapely.ops import unary_union
 from tiny_nuscenes import START, STEP, write_nuscenes
 
-from projects.VAD import nuscenes_infos
-from projects.VAD.ego_info import CanBus, ego_path, ego_status
-from projects.VAD.info_file import load_info_file
-from projects.VAD.keyframe_dataset import CAMERAS
-from projects.VAD.map_ground_truth import LocationMap, MapExpansion
+from projects.VAD.data import nuscenes_infos
+from projects.VAD.data.ego_info import CanBus, ego_path, ego_status
+from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.keyframe_dataset import CAMERAS
+from projects.VAD.data.map_ground_truth import LocationMap, MapExpansion
 from projects.VAD.mini_world.world import write_world
 from tools import create_data
 

@@ -22,8 +22,7 @@ from pyquaternion import Quaternion
 from shapely import LineString, Point, Polygon
 from shapely.ops import unary_union
 
-from projects.VAD.map_ground_truth import MapExpansion
-from projects.VAD.mini_world import scene_files
+from projects.VAD.data.map_ground_truth import MapExpansion
 from projects.VAD.mini_world import world as world_module
 from projects.VAD.mini_world.ground import Ground
 from projects.VAD.mini_world.lidar import sweep
@@ -694,7 +693,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_the_seed_decides_every_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(scene_files, 'FRAMES', 3)
+    monkeypatch.setattr(world_module, 'FRAMES', 3)
     folders = [tmp_path / name for name in 'abc']
     for folder, seed in zip(folders, (0, 0, 3), strict=True):
         write_world(folder, seed, 1, (48, 27))
@@ -722,7 +721,7 @@ def command():
 def test_a_folder_with_files_is_kept_unless_forced(
     command, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(scene_files, 'FRAMES', 2)
+    monkeypatch.setattr(world_module, 'FRAMES', 2)
     out = tmp_path / 'world'
     out.mkdir()
     (out / 'mine').write_text('keep')
@@ -764,14 +763,14 @@ def test_an_interrupted_run_leaves_no_half_world(tmp_path, monkeypatch):
         raise OSError('disk full')
 
     monkeypatch.setattr(world_module, '_write_map', fail)
-    monkeypatch.setattr(scene_files, 'FRAMES', 1)
+    monkeypatch.setattr(world_module, 'FRAMES', 1)
     with pytest.raises(OSError, match='disk full'):
         write_world(tmp_path / 'world', 0, 1, (32, 18))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_beside_the_world_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(scene_files, 'FRAMES', 1)
+    monkeypatch.setattr(world_module, 'FRAMES', 1)
     (tmp_path / 'world').mkdir()
     for name in ('world.tmp', 'world.old'):
         (tmp_path / name).mkdir()

@@ -21,9 +21,9 @@ from mmengine.evaluator import Evaluator  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from mmengine.structures import BaseDataElement, InstanceData  # noqa: E402
 
-from projects.VAD import scene_sampler  # noqa: E402
+from projects.VAD.data import scene_sampler  # noqa: E402
 from projects.VAD.metrics import VADMetric  # noqa: E402
-from projects.VAD.scene_sampler import (  # noqa: E402
+from projects.VAD.data.scene_sampler import (  # noqa: E402
     SceneSampler,
     scenes_of,
     share_out,

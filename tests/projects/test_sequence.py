@@ -12,11 +12,11 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmprune.checkpoints.loading import build_model
-from projects.VAD import sequence
-from projects.VAD.drawing_layers import TRUTH_COLOUR
-from projects.VAD.sequence import sequence_kind, write_sequence
-from projects.VAD.synthetic_keyframe import write_keyframe
-from projects.VAD.vad import VAD
+from projects.VAD.drawing import sequence
+from projects.VAD.drawing.layers import TRUTH_COLOUR
+from projects.VAD.drawing.sequence import sequence_kind, write_sequence
+from projects.VAD.mini_world.keyframe import write_keyframe
+from projects.VAD.model.vad import VAD
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / 'projects/configs/VAD/VAD_tiny_stage_2.py')
@@ -159,7 +159,7 @@ def test_the_kind_is_told_by_the_name(tmp_path):
 
 @pytest.fixture(scope='module')
 def drive(tmp_path_factory) -> Path:
-    """Five keyframes of two scenes: three and two, 4 m/s straight on."""
+    """Five keyframes of two scenes: three and two, 2 m apart."""
     folder = tmp_path_factory.mktemp('drive')
     content = None
     for seed in range(5):

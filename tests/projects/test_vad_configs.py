@@ -8,8 +8,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
 import projects.VAD  # noqa: F401
-from projects.VAD.keyframe_dataset import set_info_file
-from projects.VAD.synthetic_keyframe import write_keyframe
+from projects.VAD.data.config_datasets import set_info_file
+from projects.VAD.mini_world.keyframe import write_keyframe
 
 FOLDER = ROOT / 'projects' / 'configs' / 'VAD'
 SIZES = ('tiny', 'base')

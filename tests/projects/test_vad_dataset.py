@@ -19,10 +19,10 @@ from mmengine.runner import Runner
 from test_keyframe_dataset import Bomb
 from tiny_nuscenes import write_nuscenes
 
-from projects.VAD.frame_queue import earlier_frames
-from projects.VAD.info_file import load_info_file
-from projects.VAD.synthetic_keyframe import write_keyframe
-from projects.VAD.vad_dataset import NuScenesVADDataset
+from projects.VAD.data.frame_queue import earlier_frames
+from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.vad_dataset import NuScenesVADDataset
+from projects.VAD.mini_world.keyframe import write_keyframe
 from tools import create_data
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'projects/configs'
@@ -354,6 +354,29 @@ def test_scenes_stay_together_when_their_times_overlap(root):
     tokens = [dataset.get_data_info(i)['token'] for i in range(6)]
     first = [f'scene-0061 {i}' for i in range(4)]
     assert tokens == ['scene-0103 0', 'scene-0103 1', *first]
+
+
+@pytest.mark.parametrize('count', [0, 1, 5, 9])
+def test_the_first_keyframes_are_those_of_the_whole(root, count):
+    val = 'vad_nuscenes_infos_temporal_val.pkl'
+    others = load_info_file(root / val, temporal=True)['infos']
+    rewrite(root, lambda c: c['infos'].extend(others[::-1]))
+    rewrite(root, lambda c: c['infos'].reverse())
+    whole, first = val_set(root), val_set(root, indices=count)
+    assert len(first) == min(count, 6)
+    for i in range(len(first)):
+        assert whole.get_data_info(i)['token'] == first[i]['token']
+
+
+def test_a_broken_record_does_not_count_among_the_first(root):
+    def damage(content):
+        content['infos'][0]['cams'] = None
+
+    rewrite(root, damage)
+    with pytest.warns(UserWarning, match='keyframe 0 of'):
+        dataset = val_set(root, indices=2, corrupt='skip')
+    tokens = [dataset[i]['token'] for i in range(len(dataset))]
+    assert tokens == ['scene-0061 1', 'scene-0061 2']
 
 
 def test_a_keyframe_of_mmdet3d_1_is_read(tmp_path, pipelines):

@@ -7,7 +7,7 @@ from golden import golden_frames, golden_vad
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import BaseDataElement, InstanceData
 
-from projects.VAD.box_convention import to_new
+from projects.VAD.data.box_convention import to_new
 
 RELATIVE = 3e-3
 

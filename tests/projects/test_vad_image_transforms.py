@@ -9,7 +9,7 @@ from mmdet3d.registry import TRANSFORMS
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.dataset import Compose
 
-from projects.VAD.image_transforms import (
+from projects.VAD.data.image_transforms import (
     CustomObjectNameFilter,
     CustomObjectRangeFilter,
     NormalizeMultiviewImage,
@@ -17,8 +17,8 @@ from projects.VAD.image_transforms import (
     PhotoMetricDistortionMultiViewImage,
     RandomScaleImageMultiViewImage,
 )
-from projects.VAD.map_lines import line_targets
-from projects.VAD.packing import PackVADInputs
+from projects.VAD.data.map_lines import line_targets
+from projects.VAD.data.packing import PackVADInputs
 
 NORMALISATIONS = dict(
     torchvision=dict(

@@ -6,16 +6,16 @@ import torch
 import torch.multiprocessing as mp
 from mmengine.logging import MessageHub
 
-from projects.VAD.assigners import assign_boxes, assign_lines, hungarian
-from projects.VAD.box_code import encode_boxes
-from projects.VAD.losses import VADLoss
-from projects.VAD.perception_losses import (
+from projects.VAD.model.assigners import assign_boxes, assign_lines, hungarian
+from projects.VAD.model.box_code import encode_boxes
+from projects.VAD.model.losses import VADLoss
+from projects.VAD.model.perception_losses import (
     focal_loss,
     giou_loss,
     motion_losses,
     turning_loss,
 )
-from projects.VAD.plan_losses import (
+from projects.VAD.model.plan_losses import (
     boundary_loss,
     collision_loss,
     direction_loss,

@@ -18,11 +18,14 @@ from mmprune.adapters import deformable_groups
 from mmprune.masks import mask_plan
 from mmprune.plan import PruningPlan
 from mmprune.surgery import apply_plan
-from projects.VAD.box_convention import to_new, to_old
-from projects.VAD.coders import VADBoxCoder
-from projects.VAD.deformable_sampling import _sample_compiled, sample_levels
-from projects.VAD.grid_mask import GridMask
-from projects.VAD.transformer import bev_shift, rotate_bev
+from projects.VAD.data.box_convention import to_new, to_old
+from projects.VAD.model.coders import VADBoxCoder
+from projects.VAD.model.deformable_sampling import (
+    _sample_compiled,
+    sample_levels,
+)
+from projects.VAD.model.grid_mask import GridMask
+from projects.VAD.model.transformer import bev_shift, rotate_bev
 
 BASE_CONFIG = ROOT / 'projects' / 'configs' / '_base_' / 'vad_model_tiny.py'
 HEIGHT, WIDTH, CLASSES = 64, 96, 10
@@ -519,7 +522,7 @@ def test_sampling_in_chunks_equals_sampling_at_once(
     sampling_arguments, monkeypatch
 ):
     whole = sample_levels(*sampling_arguments)
-    monkeypatch.setattr('projects.VAD.deformable_sampling._CHUNK', 50)
+    monkeypatch.setattr('projects.VAD.model.deformable_sampling._CHUNK', 50)
     with torch.no_grad():
         torch.testing.assert_close(sample_levels(*sampling_arguments), whole)
 

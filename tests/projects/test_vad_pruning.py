@@ -16,9 +16,9 @@ from mmprune.models import load_model
 from mmprune.plan import PruningPlan
 from mmprune.pruners import StructuredPruner, masked_difference, protect_frozen
 from mmprune.surgery import apply_plan, kept_index
-from projects.VAD.groups import DENSE_REASONS, vad_groups
-from projects.VAD.pruning import VADPruning, all_lanes
-from projects.VAD.synthetic_keyframe import write_keyframe
+from projects.VAD.mini_world.keyframe import write_keyframe
+from projects.VAD.pruning.family import VADPruning, all_lanes
+from projects.VAD.pruning.groups import DENSE_REASONS, vad_groups
 
 CONFIG = ROOT / 'projects' / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
 # Small enough for a test: one layer each, a 20 x 20 BEV, small pictures.
@@ -133,7 +133,7 @@ def test_the_predicted_macs_are_the_measured_ones(golden):
 def test_every_matrix_of_vad_is_covered_or_has_a_reason():
     model = build_vad('base')
     covered = {s.tensor for g in vad_groups(model) for s in g.producers}
-    family = VADPruning.__new__(VADPruning)
+    family = VADPruning(Config.fromfile(CONFIG))
     for name, param in model.named_parameters():
         if param.ndim > 1 and name not in covered:
             assert family.dense_reason(name) != 'no group covers it', name
@@ -248,7 +248,9 @@ def test_a_stock_runner_gives_bit_identical_outputs(nano, tmp_path):
     model = load_model(
         Config.fromfile(config), out / 'vad_structured_pruned.pth'
     )
-    family = VADPruning(Config.fromfile(config), str(infos))
+    cfg = Config.fromfile(config)
+    VADPruning.use_annotations(cfg, infos)
+    family = VADPruning(cfg)
     expected, found = (family.forward(m) for m in (model, runner.model.eval()))
     for key, value in expected.items():
         assert torch.equal(found[key], value), key

@@ -11,7 +11,7 @@ from test_vad_model import build_config, images, small_vad, training_sample
 from mmprune.pruners import StructuredPruner, plan_from_zeros
 from mmprune.sparsifying import Growth, Masking
 from mmprune.surgery import apply_plan
-from projects.VAD.groups import vad_groups
+from projects.VAD.pruning.groups import vad_groups
 
 HEADS = ['all_cls_scores', 'all_bbox_preds', 'ego_fut_preds']
 TERMS = [

@@ -7,8 +7,7 @@ import pytest
 import torch
 from shapely import Polygon
 
-from projects.VAD.box_code import decode_boxes, encode_boxes
-from projects.VAD.map_lines import (
+from projects.VAD.data.map_lines import (
     boundary_lines,
     crossing_lines,
     line_targets,
@@ -30,7 +29,8 @@ from projects.VAD.metrics.planning import (
     planning_errors,
 )
 from projects.VAD.metrics.rasterize import fill_convex
-from projects.VAD.plan_losses import (
+from projects.VAD.model.box_code import decode_boxes, encode_boxes
+from projects.VAD.model.plan_losses import (
     boundary_loss,
     collision_loss,
     direction_loss,

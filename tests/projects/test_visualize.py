@@ -17,8 +17,10 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmprune.checkpoints.loading import build_model
-from projects.VAD.camera_view import CAMERA_WIDTH, draw_camera
-from projects.VAD.drawing_layers import (
+from projects.VAD.data.keyframe_dataset import NuScenesKeyframeDataset
+from projects.VAD.drawing.camera_view import CAMERA_WIDTH, draw_camera
+from projects.VAD.drawing.keyframe import draw_bev, draw_keyframe
+from projects.VAD.drawing.layers import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
     Layer,
@@ -26,9 +28,7 @@ from projects.VAD.drawing_layers import (
     prediction_layer,
     truth_layer,
 )
-from projects.VAD.keyframe_dataset import NuScenesKeyframeDataset
-from projects.VAD.synthetic_keyframe import write_keyframe
-from projects.VAD.visualize import draw_bev, draw_keyframe
+from projects.VAD.mini_world.keyframe import write_keyframe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / 'projects/configs/VAD/VAD_tiny_stage_2.py')
@@ -40,7 +40,7 @@ FORWARD_CAMERA = np.array(
 
 @pytest.fixture(scope='module')
 def keyframe(tmp_path_factory) -> Path:
-    return write_keyframe(tmp_path_factory.mktemp('keyframe'), seed=0)
+    return write_keyframe(tmp_path_factory.mktemp('keyframe'), seed=1)
 
 
 @pytest.fixture
@@ -146,13 +146,15 @@ def test_a_sample_without_predictions_is_an_empty_layer():
 
 def test_the_truth_holds_futures_map_and_drive(results):
     layer = truth_layer(results)
-    assert len(layer.corners) == len(layer.paths) == 30
-    assert len(layer.lines) == 7
-    # 4 m/s straight on for 3 s.
-    assert layer.plans['go straight'][-1].tolist() == [0, 12]
+    assert len(layer.corners) == len(layer.paths) == 12
+    assert len(layer.lines) == 10
+    # 14.75 m straight on in 3 s, behind a car at a little more than 5 m/s.
+    drive = layer.plans['go straight'][-1]
+    assert drive == pytest.approx(np.array([0, 14.75]), abs=0.01)
     velocity = results['all_gt_bboxes_3d'].tensor[0, 7:].numpy()
+    assert velocity == pytest.approx(np.array([0, 5.05]), abs=0.01)
     moved = layer.paths[0][-1] - layer.paths[0][0]
-    assert moved == pytest.approx(velocity * 3, abs=1e-4)
+    assert moved == pytest.approx(velocity * 3, abs=1.5)
 
 
 def test_the_truth_of_an_agent_ends_with_its_mask(results):
@@ -166,7 +168,7 @@ def test_a_keyframe_without_futures_has_boxes_alone(results):
     for key in ('all_attr_labels', 'gt_map', 'gt_ego'):
         del results[key]
     layer = truth_layer(results)
-    assert len(layer.corners) == 30
+    assert len(layer.corners) == 12
     assert not layer.plans and not layer.lines
     assert all(len(path) == 0 for path in layer.paths)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from projects.VAD.keyframe_dataset import CAMERAS
+from projects.VAD.data.keyframe_dataset import CAMERAS
 
 CATEGORIES = (
     'animal',

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 
-from ..box_convention import to_old
+from projects.VAD.data.box_convention import to_old
+
 from . import detection_ap, map_ap, motion, planning, submission
 from .constant_velocity import BASELINES
 

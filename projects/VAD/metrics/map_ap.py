@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from scipy.spatial.distance import cdist
 
-from ..map_lines import sample_line
+from projects.VAD.data.map_lines import sample_line
 
 NUM_POINTS = 100
 REACH = 2.0

@@ -11,7 +11,8 @@ from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
-from ..keyframe_dataset import CLASSES, MAP_CLASSES
+from projects.VAD.data.keyframe_dataset import CLASSES, MAP_CLASSES
+
 from . import detection_ap, frame, map_ap, motion
 from .constant_velocity import BASELINES
 from .submission import write_submission
@@ -67,7 +68,7 @@ class VADMetric(BaseMetric):
       ``gt_instances_3d``, whose ``attribute_names`` are used where given.
 
     What has no ground truth is left out, and so is a class without one
-    (except in ``nds``); one log line says so. Frames of a scene must come in
+    (except in ``nds``); one line is logged. Frames of a scene must come in
     order and one by one, because the model remembers the frame before;
     ``SceneSampler`` sees to that on several processes. A frame that comes
     twice counts once.
@@ -149,7 +150,7 @@ class VADMetric(BaseMetric):
             size: Number of frames of the dataset.
         """
         self._num_frames = size
-        # All that came, also what a sampler repeated: it is told by token.
+        # With what a sampler repeated: duplicates are found by their token.
         return super().evaluate(get_world_size() * len(self.results))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
@@ -228,7 +229,7 @@ def distinct_frames(
         results: With ``token`` and ``timestamp``, in the order that
             mmengine's ``collect_results`` gives. Where one has no token,
             nothing is sorted.
-        num_frames: How many there should be; a log line says if not.
+        num_frames: How many there should be; logged if not.
     """
     if any(one.get('token') is None for one in results):
         return list(results[:num_frames])

@@ -178,7 +178,7 @@ def _signals(route: Route, pose: np.ndarray) -> tuple[int, int]:
 
 
 def _statistics(rows: list[dict]) -> dict:
-    """What nuScenes' meta file says about one kind of message."""
+    """What nuScenes' meta file holds about one kind of message."""
     times = np.array([row['utime'] for row in rows]) / 1e6
     gaps = np.diff(times)
     out: dict = {

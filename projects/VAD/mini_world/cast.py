@@ -7,10 +7,10 @@ import numpy as np
 from projects.VAD.mini_world.motion import EGO_SIZE
 from projects.VAD.mini_world.paths import Path
 from projects.VAD.mini_world.routes import Route, choose_lanes, plan_route
+from projects.VAD.mini_world.solids import SIZES
 from projects.VAD.mini_world.town import WALKWAY, Town
 from projects.VAD.mini_world.tracks import WARM_UP, Track
 from projects.VAD.mini_world.traffic import STEP_SECONDS, Vehicle, Walker
-from projects.VAD.synthetic_keyframe import SHAPES
 
 PAINTS = 6
 DRIVEN = ('car', 'truck', 'bus', 'motorcycle', 'bicycle')
@@ -90,7 +90,7 @@ def _started(vehicle: Vehicle) -> Vehicle:
 def _size(rng: np.random.Generator, kind: str) -> tuple[float, float, float]:
     scale = rng.uniform(0.94, 1.06)
     # The tables keep these digits.
-    length, width, height = (round(n * scale, 4) for n in SHAPES[kind][:3])
+    length, width, height = (round(n * scale, 4) for n in SIZES[kind])
     return length, width, height
 
 

@@ -95,11 +95,17 @@ def draw_ground(
         _paint_street(ground, street)
     for crossing in town.crossings:
         _paint_crossing(ground, crossing.outline)
-    grain = rng.integers(-7, 8, (256, 256, 1)).astype(np.int16)
-    repeat = (height // 256 + 1, width // 256 + 1, 1)
-    grain = np.tile(grain, repeat)[:height, :width]
-    image[:] = np.clip(image + grain, 0, 255)
+    _add_grain(image, rng)
     return ground
+
+
+def _add_grain(image: np.ndarray, rng: np.random.Generator) -> None:
+    grain = rng.integers(-7, 8, (256, 256, 1)).astype(np.int16)
+    grain = np.tile(grain, (1, image.shape[1] // 256 + 1, 1))
+    grain = grain[:, : image.shape[1]]
+    for top in range(0, len(image), len(grain)):
+        rows = image[top : top + len(grain)]
+        rows[:] = np.clip(rows + grain[: len(rows)], 0, 255)
 
 
 def _paint_street(ground: Ground, street: Street) -> None:

@@ -116,28 +116,32 @@ def _background(name, to_world, cam2img, ground, size) -> np.ndarray:
         borderMode=cv2.BORDER_REPLICATE,
     )
     low = cv2.resize(tall, (width, rows), interpolation=cv2.INTER_AREA)
-    sky, clear, haze = _air(name, size)
+    sky, clear, haze = _air(cam2img[0, 0], camera_to_ego(name)[2, 3], size)
     mixed = cv2.multiply(low.astype(np.float32), clear)
     return np.concatenate([sky, (mixed + haze).astype(np.uint8)])
 
 
 @lru_cache(maxsize=32)
-def _air(name: str, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+def _air(
+    focal: float, above_ground: float, size: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
     """Sky ``[horizon, w, 3]``, share and colour of the haze below it."""
     width, height = size
     horizon = height // 2
-    cam2img = intrinsics(name, width, height)
-    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(cam2img).T
-    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    up = np.clip(-rays[..., 1:2] / 0.5, 0, 1)
-    sky = (HAZE + (SKY_TOP - HAZE) * up)[:horizon].astype(np.uint8)
-    drop = np.maximum(rays[horizon:, :, 1], 1e-3)
-    distance = camera_to_ego(name)[2, 3] / drop
-    clear = np.exp(-distance / HAZE_METRES)[..., None].astype(np.float32)
-    clear = np.repeat(clear, 3, axis=-1)
-    haze = ((1 - clear) * HAZE).astype(np.float32)
-    return sky, clear, haze
+    right = (np.arange(width) + 0.5 - width / 2) / focal
+    down = (np.arange(height) + 0.5 - height / 2) / focal
+    # How far the ray of each pixel comes down on a metre of its way.
+    drop = down[:, None] / np.sqrt(right**2 + down[:, None] ** 2 + 1)
+    up = np.clip(-drop[:horizon] / 0.5, 0, 1)
+    distance = above_ground / np.maximum(drop[horizon:], 1e-3)
+    clear = np.exp(-distance / HAZE_METRES).astype(np.float32)
+    # Colour by colour: arrays of all three would not stay in the cache.
+    sky = [
+        (low + (high - low) * up).astype(np.uint8)
+        for low, high in zip(HAZE, SKY_TOP, strict=True)
+    ]
+    haze = [(1 - clear) * np.float32(low) for low in HAZE]
+    return cv2.merge(sky), cv2.merge([clear] * 3), cv2.merge(haze)
 
 
 def _in_view(bodies, rotation, eye, cam2img, width) -> list[int]:

@@ -9,8 +9,18 @@ import math
 import numpy as np
 from pyquaternion import Quaternion
 
-from projects.VAD.synthetic_keyframe import GROUND_Z, RIG
-
+# Height of the LiDAR above the ground, metres.
+LIDAR_HEIGHT = 1.84
+# Camera: x, y, z in the LiDAR's frame in metres, degrees clockwise from
+# forward, focal length in pixels.
+RIG = {
+    'CAM_FRONT': (0.0, 0.75, -0.30, 0.0, 1260.0),
+    'CAM_FRONT_RIGHT': (0.45, 0.60, -0.31, 55.0, 1260.0),
+    'CAM_FRONT_LEFT': (-0.45, 0.60, -0.31, -55.0, 1260.0),
+    'CAM_BACK': (0.0, -0.95, -0.27, 180.0, 810.0),
+    'CAM_BACK_LEFT': (-0.48, 0.10, -0.26, -110.0, 1260.0),
+    'CAM_BACK_RIGHT': (0.48, 0.10, -0.26, 110.0, 1260.0),
+}
 CAMERA_NAMES = tuple(RIG)
 CHANNELS = (*CAMERA_NAMES, 'LIDAR_TOP')
 # The rig's numbers are those of pictures of this width.
@@ -31,7 +41,7 @@ def lidar_to_ego() -> np.ndarray:
     """Pose ``[4, 4]`` of the LiDAR on the car."""
     out = np.eye(4)
     out[:2, :2] = [[0, 1], [-1, 0]]
-    out[:3, 3] = (0.94, 0.0, -GROUND_Z)
+    out[:3, 3] = (0.94, 0.0, LIDAR_HEIGHT)
     return out
 
 

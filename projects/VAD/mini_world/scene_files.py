@@ -1,7 +1,7 @@
-"""Writes the files of a scene and the rows that tell of them."""
+"""Writes the files of a scene and their rows in the tables."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from projects.VAD.mini_world.rig import (
 from projects.VAD.mini_world.scenes import Scene
 from projects.VAD.mini_world.solids import solid
 from projects.VAD.mini_world.tables import (
+    CATEGORY_OF,
     attribute_of,
     box_rows,
-    category_of,
     link,
     visibility_token,
 )
@@ -56,7 +56,11 @@ class World:
     Attributes:
         root: Folder of the dataset.
         size: Width and height of the pictures.
+        token: Gives the token of a name.
         tables: Rows by the name of the table.
+        frames: Key frames of each scene.
+        drawn: Which of them get pictures and a sweep, all by default. An
+            object that is to be annotated must be seen in one of them.
     """
 
     root: Path
@@ -64,6 +68,8 @@ class World:
     size: tuple[int, int]
     token: Callable[[str], str]
     tables: dict[str, list[dict]] = field(default_factory=dict)
+    frames: int = FRAMES
+    drawn: Sequence[int] | None = None
 
 
 def write_scene(
@@ -87,7 +93,10 @@ def write_scene(
         folder = world.root / 'samples' / channel
         folder.mkdir(parents=True, exist_ok=True)
     _write_can_bus(world.root / 'can_bus', scene, name, start_us)
-    xy = scene.motion.poses[:, :2]
+    poses = scene.motion.poses
+    if world.drawn is not None:
+        poses = scene.motion.at(np.array(world.drawn) * FRAME_SECONDS)
+    xy = poses[:, :2]
     ground = draw_ground(
         world.town, xy.min(0) - DRAWN_METRES, xy.max(0) + DRAWN_METRES, rng
     )
@@ -133,7 +142,7 @@ def _sample_rows(world: World, name: str, start_us: int) -> list[dict]:
             next='',
             scene_token=scene_token,
         )
-        for i in range(FRAMES)
+        for i in range(world.frames)
     ]
     link(rows)
     world.tables['sample'] += rows
@@ -141,7 +150,7 @@ def _sample_rows(world: World, name: str, start_us: int) -> list[dict]:
         dict(
             token=scene_token,
             log_token=world.token(f'mini-world-{name}'),
-            nbr_samples=FRAMES,
+            nbr_samples=world.frames,
             first_sample_token=rows[0]['token'],
             last_sample_token=rows[-1]['token'],
             name=name,
@@ -162,6 +171,35 @@ def _write_frame(
 ) -> dict[int, Sighting]:
     """Writes seven files of a key frame; returns what is to annotate."""
     time = frame * FRAME_SECONDS
+    rows = {c: _data_row(world, scene, c, sample, log) for c in CHANNELS}
+    for channel, row in rows.items():
+        data[channel].append(row)
+    boxes = _boxes(_bodies(world.town, scene, time))[: len(scene.tracks)]
+    share, points = np.zeros(len(boxes)), np.zeros(len(boxes), dtype=int)
+    if world.drawn is None or frame in world.drawn:
+        share = _write_pictures(world, scene, ground, time, rows)
+        points = _write_sweep(world, scene, time, rows['LIDAR_TOP'])
+    ego = scene.motion.at(time)
+    near = np.linalg.norm(boxes[:, :2] - ego[:2], axis=1) < ANNOTATED_METRES
+    return {
+        int(i): Sighting(
+            boxes[i, :3],
+            scene.tracks[i].speed_at(time),
+            float(share[i]),
+            int(points[i]),
+        )
+        for i in np.flatnonzero(near)
+    }
+
+
+def _write_pictures(
+    world: World,
+    scene: Scene,
+    ground: Ground,
+    time: float,
+    rows: dict[str, dict],
+) -> np.ndarray:
+    """Writes the pictures; returns the visible share of each object."""
     shown = np.zeros(len(scene.tracks))
     whole = np.zeros(len(scene.tracks))
     for name in CAMERA_NAMES:
@@ -170,45 +208,34 @@ def _write_frame(
         view = draw(name, scene.motion.at(at), ground, bodies, world.size)
         shown += view.shown[: len(shown)]
         whole += view.whole[: len(whole)]
-        row = _data_row(world, scene, name, sample, log)
-        data[name].append(row)
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         content = cv2.imencode('.jpg', view.picture, quality)[1]
-        (world.root / row['filename']).write_bytes(content.tobytes())
-    row = _data_row(world, scene, 'LIDAR_TOP', sample, log)
-    data['LIDAR_TOP'].append(row)
-    boxes, counts = _write_sweep(world, scene, time, row['filename'])
-    share = shown / np.maximum(whole, 1)
-    ego = scene.motion.at(time)
-    near = np.linalg.norm(boxes[:, :2] - ego[:2], axis=1) < ANNOTATED_METRES
-    return {
-        int(i): Sighting(
-            boxes[i, :3],
-            scene.tracks[i].speed_at(time),
-            float(share[i]),
-            int(counts[i]),
-        )
-        for i in np.flatnonzero(near)
-    }
+        path = world.root / rows[name]['filename']
+        path.write_bytes(content.tobytes())
+    return shown / np.maximum(whole, 1)
 
 
 def _write_sweep(
-    world: World, scene: Scene, time: float, file_name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Writes a LiDAR file; returns the objects' boxes and points in each."""
+    world: World, scene: Scene, time: float, row: dict
+) -> np.ndarray:
+    """Writes a LiDAR file; returns the number of points in each object."""
     ego = scene.motion.at(time)
-    bodies = _bodies(world.town, scene, time)
+    boxes = _boxes(_bodies(world.town, scene, time))
+    mount = lidar_to_ego()
+    points, hit = sweep(ego, mount[2, 3], mount[0, 3], boxes)
+    (world.root / row['filename']).write_bytes(points.tobytes())
+    count = len(scene.tracks)
+    on_objects = points[(hit >= 0) & (hit < count)]
+    placed = _on_map(on_objects, ego, mount)
+    return inside(placed, boxes[:count, :3], boxes[:count, 3:])
+
+
+def _boxes(bodies: list[Body]) -> np.ndarray:
+    """x, y, yaw, length, width, height of each body, ``[n, 6]``."""
     boxes = np.array([(*b.pose, *b.size) for b in bodies])
     # The tables keep these digits.
     boxes[:, :2] = np.round(boxes[:, :2], 4)
-    mount = lidar_to_ego()
-    points, hit = sweep(ego, mount[2, 3], mount[0, 3], boxes)
-    (world.root / file_name).write_bytes(points.tobytes())
-    count = len(scene.tracks)
-    on_objects = points[(hit >= 0) & (hit < count)]
-    boxes = boxes[:count]
-    placed = _on_map(on_objects, ego, mount)
-    return boxes, inside(placed, boxes[:, :3], boxes[:, 3:])
+    return boxes
 
 
 def _bodies(town: Town, scene: Scene, time: float) -> list[Body]:
@@ -243,7 +270,7 @@ def _data_row(
     is_camera = channel in CAMERA_NAMES
     stamp = sample['timestamp'] + round(DELAYS[channel] * 1e6)
     token = world.token(f'{log} {channel} {stamp}')
-    first = world.tables['sample'][-FRAMES]['timestamp']
+    first = world.tables['sample'][-world.frames]['timestamp']
     x, y, yaw = scene.motion.at((stamp - first) / 1e6).tolist()
     world.tables['ego_pose'].append(
         dict(
@@ -295,7 +322,7 @@ def _add_instances(
             world.tables['instance'].append(
                 dict(
                     token=instance,
-                    category_token=world.token(category_of(track.kind)),
+                    category_token=world.token(CATEGORY_OF[track.kind]),
                     nbr_annotations=len(rows),
                     first_annotation_token=rows[0]['token'],
                     last_annotation_token=rows[-1]['token'],

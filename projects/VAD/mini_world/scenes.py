@@ -1,7 +1,8 @@
 """Composes scenes: a drive of the ego and what else is on the streets.
 
 A scene is drawn until it is worth learning from: the ego turns, brakes for
-a reason and drives on, and nothing touches anything.
+a reason and drives on, and nothing touches anything. A moment, a few frames
+of a drive, only has to be free of collisions.
 """
 
 import math
@@ -27,8 +28,8 @@ from projects.VAD.mini_world.motion import (
 from projects.VAD.mini_world.routes import Route
 from projects.VAD.mini_world.town import Town
 from projects.VAD.mini_world.tracks import (
+    AFTER,
     BEGIN,
-    END,
     FRAME_SECONDS,
     FRAMES,
     WARM_UP,
@@ -44,7 +45,7 @@ MAX_TRIES = 200
 
 @dataclass
 class Scene:
-    """Twenty seconds of a drive."""
+    """A drive, and all that moves or stands around it."""
 
     route: Route
     motion: Motion
@@ -72,7 +73,7 @@ def compose_scene(
     nodes = range(len(town.nodes))
     allowed = frozenset(n for n in nodes if town.is_held_out(n) == held_out)
     for _ in range(MAX_TRIES):
-        scene = _attempt(town, conflicts, rng, allowed)
+        scene = _attempt(town, conflicts, rng, allowed, FRAMES, eventful=True)
         if scene is not None:
             return scene
     raise ValueError(
@@ -81,12 +82,43 @@ def compose_scene(
     )
 
 
+def compose_moment(
+    town: Town,
+    conflicts: set[tuple[int, int]],
+    rng: np.random.Generator,
+    frames: int,
+) -> Scene:
+    """Returns a few frames of any drive; much quicker than a scene.
+
+    Args:
+        town: The town.
+        conflicts: Pairs of connectors that exclude each other.
+        rng: Source of all choices.
+        frames: Number of key frames.
+
+    Raises:
+        ValueError: If every attempt had a collision or nothing to see.
+    """
+    allowed = frozenset(range(len(town.nodes)))
+    for _ in range(MAX_TRIES):
+        scene = _attempt(town, conflicts, rng, allowed, frames, eventful=False)
+        if scene is not None:
+            return scene
+    raise ValueError(
+        f'none of {MAX_TRIES} drives was free of collisions with something '
+        'to see; choose another --seed'
+    )
+
+
 def _attempt(
     town: Town,
     conflicts: set[tuple[int, int]],
     rng: np.random.Generator,
     allowed: frozenset[int],
+    frames: int,
+    eventful: bool,
 ) -> Scene | None:
+    end = frames * FRAME_SECONDS + AFTER
     ego = draw_ego(town, rng, allowed)
     if ego is None:
         return None
@@ -96,24 +128,28 @@ def _attempt(
     standing = draw_statics(town, rng, way)
     first = _copies(vehicles)
     alone = Traffic(town, first, [], conflicts)
-    driven, _ = alone.run(WARM_UP, END)
-    if not _could_be_worth_it(ego_motion(ego.route, WARM_UP, driven[:, 0])):
+    driven, _ = alone.run(WARM_UP, end)
+    hoped_for = ego_motion(ego.route, WARM_UP, driven[:, 0])
+    if eventful and not _could_be_worth_it(hoped_for):
         return None
     walkers = strollers + draw_crossers(town, rng, ego, driven[:, 0])
     traffic = Traffic(town, vehicles, walkers, conflicts)
-    driven, walked = traffic.run(WARM_UP, END)
+    driven, walked = traffic.run(WARM_UP, end)
     skip = round((BEGIN - WARM_UP) / STEP_SECONDS)
     driven, walked = driven[skip:], walked[skip:]
     motion = ego_motion(ego.route, BEGIN, driven[:, 0])
-    if not _is_worth_it(motion):
+    if eventful and not _is_worth_it(motion):
         return None
     tracks = [
         vehicle_track(vehicle, driven[:, i + 1])
         for i, vehicle in enumerate(vehicles[1:])
     ]
     tracks += [walker_track(w, walked[:, i]) for i, w in enumerate(walkers)]
-    tracks = [t for t in tracks + standing if _comes_near(t, motion)]
-    if _is_lonely(motion, tracks) or _collides(motion, tracks):
+    times = np.arange(frames) * FRAME_SECONDS
+    tracks = [t for t in tracks + standing if _comes_near(t, motion, times)]
+    if _is_lonely(motion, tracks, times[-1]):
+        return None
+    if _collides(motion, tracks, times[-1]):
         return None
     return Scene(ego.route, motion, tracks)
 
@@ -152,27 +188,26 @@ def _within(motion: Motion) -> np.ndarray:
     return (motion.times >= 0.25) & (motion.times <= last - 0.25)
 
 
-def _comes_near(track: Track, motion: Motion) -> bool:
-    times = np.arange(FRAMES) * FRAME_SECONDS
+def _comes_near(track: Track, motion: Motion, times: np.ndarray) -> bool:
     ego = motion.at(times)[:, :2]
     own = np.array([track.at(t)[:2] for t in times])
     return bool(np.linalg.norm(ego - own, axis=1).min() < REACH)
 
 
-def _is_lonely(motion: Motion, tracks: list[Track]) -> bool:
+def _is_lonely(motion: Motion, tracks: list[Track], last: float) -> bool:
     """Whether there is too little to see somewhere on the way."""
     counts = []
-    for time in np.arange(0, FRAMES * FRAME_SECONDS, 1.0):
+    for time in np.arange(0, last + FRAME_SECONDS, 1.0):
         ego = motion.at(time)[:2]
         away = [np.hypot(*(t.at(time)[:2] - ego)) for t in tracks]
         counts.append(sum(distance < 40 for distance in away))
     return min(counts) < 4 or sum(counts) < 8 * len(counts)
 
 
-def _collides(motion: Motion, tracks: list[Track]) -> bool:
+def _collides(motion: Motion, tracks: list[Track], last: float) -> bool:
     """Whether any two boxes touch while the pictures are taken."""
     sizes = np.array([EGO_SIZE[:2], *(t.size[:2] for t in tracks)])
-    for time in np.arange(-0.2, FRAMES * FRAME_SECONDS + 0.2, 0.2):
+    for time in np.arange(-0.2, last + FRAME_SECONDS + 0.2, 0.2):
         ego = motion.at(time)
         ego[:2] += EGO_MIDDLE * np.array([math.cos(ego[2]), math.sin(ego[2])])
         poses = np.array([ego, *(t.at(time) for t in tracks)])

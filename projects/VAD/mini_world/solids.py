@@ -9,6 +9,19 @@ from functools import lru_cache
 
 import numpy as np
 
+# Length, width and height in metres.
+SIZES = {
+    'car': (4.5, 1.9, 1.6),
+    'truck': (7.0, 2.4, 3.0),
+    'construction_vehicle': (6.0, 2.6, 3.0),
+    'bus': (11.0, 2.8, 3.4),
+    'trailer': (9.0, 2.6, 3.4),
+    'barrier': (0.5, 2.0, 1.0),
+    'motorcycle': (2.1, 0.8, 1.5),
+    'bicycle': (1.8, 0.6, 1.6),
+    'pedestrian': (0.7, 0.7, 1.75),
+    'traffic_cone': (0.4, 0.4, 0.9),
+}
 # BGR. Each class has its own hues, so that they can be told apart.
 PAINTS = {
     'car': (

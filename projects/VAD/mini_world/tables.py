@@ -13,7 +13,6 @@ from projects.VAD.mini_world.rig import (
     lidar_to_ego,
     quaternion,
 )
-from projects.VAD.synthetic_keyframe import SHAPES
 
 TABLES = (
     *('category', 'attribute', 'visibility', 'instance', 'sensor'),
@@ -55,6 +54,19 @@ CATEGORIES = (
     'static.vegetation',
     'vehicle.ego',
 )
+# The category of each class.
+CATEGORY_OF = {
+    'car': 'vehicle.car',
+    'truck': 'vehicle.truck',
+    'construction_vehicle': 'vehicle.construction',
+    'bus': 'vehicle.bus.rigid',
+    'trailer': 'vehicle.trailer',
+    'barrier': 'movable_object.barrier',
+    'motorcycle': 'vehicle.motorcycle',
+    'bicycle': 'vehicle.bicycle',
+    'pedestrian': 'human.pedestrian.adult',
+    'traffic_cone': 'movable_object.trafficcone',
+}
 ATTRIBUTES = (
     'vehicle.moving',
     'vehicle.stopped',
@@ -77,11 +89,6 @@ def token_maker(seed: int) -> Callable[[str], str]:
         return hashlib.md5(text, usedforsecurity=False).hexdigest()
 
     return token
-
-
-def category_of(kind: str) -> str:
-    """Name of the category of a class."""
-    return CATEGORIES[SHAPES[kind][3]]
 
 
 def attribute_of(kind: str, speed: float, parked: bool) -> str | None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from shapely import Polygon, box
+from shapely import Polygon, box, intersects
 from shapely.ops import unary_union
 
 from projects.VAD.mini_world.paths import Path, Pose, connect
@@ -364,9 +364,7 @@ def _add_houses(town: Town, rng: np.random.Generator) -> None:
                 shape = footprint(centre, size, pose[2])
                 along += size[0] + rng.uniform(1.5, 6)
                 paint = int(rng.integers(5))
-                if shape.intersects(free) or any(
-                    shape.intersects(other) for other in taken
-                ):
+                if shape.intersects(free) or intersects(shape, taken).any():
                     continue
                 taken.append(shape)
                 town.houses.append((centre, size, pose[2], paint))

@@ -7,8 +7,9 @@ import numpy as np
 from projects.VAD.mini_world.traffic import STEP_SECONDS, Vehicle, Walker
 
 FRAMES, FRAME_SECONDS = 40, 0.5
-# Traffic moves before the first frame, so that nobody starts from rest.
-WARM_UP, BEGIN, END = -5.0, -1.5, 21.0
+# Traffic moves before the first frame, so that nobody starts from rest, and
+# a little beyond the last one.
+WARM_UP, BEGIN, AFTER = -5.0, -1.5, 1.0
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from projects.VAD.mini_world.scene_files import LOCATION, World, write_scene
 from projects.VAD.mini_world.scenes import compose_scene
 from projects.VAD.mini_world.tables import TABLES, fixed_tables, token_maker
 from projects.VAD.mini_world.town import build_town
+from projects.VAD.mini_world.tracks import FRAMES
 from projects.VAD.mini_world.traffic import conflicting_ways
 
 # BitMap of nuscenes-devkit looks for the mask of that place under this name.
@@ -50,31 +51,51 @@ def write_world(
     """
     out = Path(out)
     version, names = scene_names(scenes)
-    _check(out, size, force)
+    check_size(size)
+    _check_place(out, force)
     beside = out.with_name(f'.{out.name}.part')
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
         progress('town')
-        world = _empty_world(beside, seed, size)
+        world = empty_world(beside, seed, size)
         _write_scenes(world, names, seed, progress)
         progress('tables and map')
-        _write_map(world)
-        for name in TABLES:
-            _write_json(beside / version / f'{name}.json', world.tables[name])
+        write_tables(world, version)
         _replace(out, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return out
 
 
-def _empty_world(root: Path, seed: int, size: tuple[int, int]) -> World:
+def empty_world(
+    root: Path,
+    seed: int,
+    size: tuple[int, int],
+    frames: int | None = None,
+    drawn: Sequence[int] | None = None,
+) -> World:
+    """Returns a world without a scene.
+
+    Args:
+        root: Folder of the dataset.
+        seed: Decides the town.
+        size: Width and height of the pictures.
+        frames: Key frames of each scene; by default those of 20 seconds.
+        drawn: Which of them get pictures and a sweep; all by default.
+    """
     town = build_town(np.random.default_rng([seed, 0]))
     token = token_maker(seed)
     tables: dict[str, list[dict]] = {name: [] for name in TABLES}
-    return World(
-        root, town, size, token, {**tables, **fixed_tables(token, size)}
-    )
+    tables |= fixed_tables(token, size)
+    return World(root, town, size, token, tables, frames or FRAMES, drawn)
+
+
+def write_tables(world: World, version: str) -> None:
+    """Writes the map and the tables, when all scenes are written."""
+    _write_map(world)
+    for name in TABLES:
+        _write_json(world.root / version / f'{name}.json', world.tables[name])
 
 
 def _write_scenes(
@@ -91,12 +112,20 @@ def _write_scenes(
         write_scene(world, scene, name, EPOCH_US + i * SCENE_GAP_US, rng)
 
 
-def _check(out: Path, size: tuple[int, int], force: bool) -> None:
+def check_size(size: tuple[int, int]) -> None:
+    """Refuses pictures that cannot be drawn.
+
+    Raises:
+        ValueError: If a side is too short or too long.
+    """
     if min(size) < 16 or max(size) > 4000:
         raise ValueError(
             f'the pictures are to be {size[0]}x{size[1]} pixels; give between '
             '16 and 4000 for each side'
         )
+
+
+def _check_place(out: Path, force: bool) -> None:
     if out.name in ('', '..'):
         raise ValueError(f'{out} has no name of its own; name a folder')
     if out.exists() and not out.is_dir():
@@ -128,10 +157,10 @@ def _write_map(world: World) -> None:
         world.town, lambda name: world.token(f'map {name}')
     )
     _write_json(maps / 'expansion' / f'{LOCATION}.json', content)
-    mask = drivable_mask(world.town)
+    mask = cv2.imencode('.png', drivable_mask(world.town))[1].tobytes()
     for path in (world.root / MASK, maps / 'basemap' / f'{LOCATION}.png'):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode('.png', mask)[1].tobytes())
+        path.write_bytes(mask)
     world.tables['map'] = [
         dict(
             token=world.token('map'),

@@ -28,6 +28,9 @@ class_names = [
     'traffic_cone',
 ]
 
+# Without the world at hand one frame of it is drawn to prune on.
+pruning = dict(picture_size=(400, 225))
+
 width, ffn_channels, num_layers, num_heads = 64, 128, 2, 4
 decoder = dict(
     num_layers=num_layers,

@@ -2,14 +2,13 @@
 
 import copy
 import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet3d.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement, InstanceData
@@ -17,40 +16,91 @@ from torch import Tensor, nn
 
 from mmprune.groups import PruneGroup
 from mmprune.registry import TASK_UTILS
+from projects.VAD.data.config_datasets import set_info_file
 
 from .groups import DENSE_REASONS, vad_groups
-from .keyframe_dataset import set_info_file
-from .synthetic_keyframe import write_keyframe
+from .samples import (
+    DRAWN,
+    calibration_dataset,
+    drawn_sample,
+    example_dataset,
+    info_file,
+    read_samples,
+)
 
 
 @TASK_UTILS.register_module()
 class VADPruning:
     """Groups, examples and calibration of VAD.
 
-    The examples come through the config's own test pipeline: from
-    ``ann_file``, or without one from the config's test data, or where that
-    is not on this machine from a keyframe that is drawn on the spot.
+    Data are read, or drawn, when they are first asked for; groups need none.
+    The example is the first keyframe of the config's test data. Calibration
+    takes the first keyframes of its training data, through the pipeline of
+    the test: with no augmentation and nothing random. Where the one or the
+    other is not on this machine, a drawn frame of the mini world takes its
+    place. Test data are not calibrated on, unless ``use_annotations`` names
+    them.
 
     Args:
         cfg: The config of the model.
-        ann_file: Info file of keyframes in mmdet3d's format.
         num_batches: Keyframes used for calibration.
+        picture_size: Width and height of a drawn picture, before the
+            pipeline: that of the pictures that the config reads.
     """
 
     def __init__(
-        self, cfg: Config, ann_file: str | None = None, num_batches: int = 8
+        self,
+        cfg: Config,
+        num_batches: int = 8,
+        picture_size: Sequence[int] = (1600, 900),
     ) -> None:
-        ann_file = ann_file or own_info_file(cfg)
-        self.source = ann_file or 'a drawn keyframe'
-        with tempfile.TemporaryDirectory() as folder:
-            if ann_file is None:
-                ann_file = write_keyframe(folder)
-            cfg = copy.deepcopy(cfg)
-            set_info_file(cfg, str(ann_file))
-            dataset = DATASETS.build(cfg.test_dataloader.dataset)
-            self.samples = [
-                dataset[i] for i in range(min(len(dataset), num_batches))
-            ]
+        self.cfg = cfg
+        self.num_batches = num_batches
+        self.picture_size = tuple(picture_size)
+
+    @staticmethod
+    def use_annotations(cfg: Config, ann_file: str | Path) -> None:
+        """Points all data of a config at one info file, in place.
+
+        Args:
+            cfg: The config.
+            ann_file: Info file of VAD or in mmdet3d's format.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The config has no dataset.
+        """
+        set_info_file(cfg, ann_file)
+
+    @property
+    def source(self) -> str:
+        """What the example is: an info file, or a drawn frame."""
+        return info_file(example_dataset(self.cfg)) or DRAWN
+
+    @property
+    def calibration_source(self) -> str:
+        """What the calibration batches are."""
+        return info_file(calibration_dataset(self.cfg)) or DRAWN
+
+    @cached_property
+    def example(self) -> dict:
+        """The sample on which models are compared and cost is counted."""
+        dataset = example_dataset(self.cfg)
+        if info_file(dataset) is None:
+            return self._drawn
+        return read_samples(dataset, 1)[0]
+
+    @cached_property
+    def calibration_samples(self) -> list[dict]:
+        """The samples to calibrate on."""
+        dataset = calibration_dataset(self.cfg)
+        if info_file(dataset) is None:
+            return [self._drawn]
+        return read_samples(dataset, self.num_batches)
+
+    @cached_property
+    def _drawn(self) -> dict:
+        return drawn_sample(example_dataset(self.cfg), self.picture_size)
 
     def groups(self, model: nn.Module) -> Iterator[PruneGroup]:
         """Yields what can be removed."""
@@ -65,10 +115,10 @@ class VADPruning:
 
     def batches(self) -> list[dict]:
         """Returns one batch per keyframe."""
-        return [pseudo_collate([sample]) for sample in self.samples]
+        return [pseudo_collate([s]) for s in self.calibration_samples]
 
     def forward(self, model: nn.Module) -> dict[str, Tensor]:
-        """Returns the raw outputs for two frames of the first sample.
+        """Returns the raw outputs for two frames of the example.
 
         The second frame reads the BEV of the first, as in a drive. Motion
         reads all map vectors, the most that it can select: how many are
@@ -83,7 +133,7 @@ class VADPruning:
 
     def _run(self, model: nn.Module, frames: int) -> dict[str, Tensor]:
         data = model.data_preprocessor(
-            pseudo_collate([copy.copy(self.samples[0])]), False
+            pseudo_collate([copy.copy(self.example)]), False
         )
         images, samples = data['inputs']['img'], data['data_samples']
         if frames > 1:
@@ -109,13 +159,6 @@ class VADPruning:
         for name in {n for names in lacking for n in names}:
             total = total + outs[name].square().mean() / 2
         return total
-
-
-def own_info_file(cfg: Config) -> str | None:
-    """Returns the info file of the config's test data, if it exists."""
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    path = Path(dataset.get('data_root') or '', dataset.get('ann_file', ''))
-    return str(path) if path.is_file() else None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What an info file says about the agents of a nuScenes keyframe."""
+"""What an info file holds about the agents of a nuScenes keyframe."""
 
 import math
 from typing import Any

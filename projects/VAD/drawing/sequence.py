@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from projects.VAD.drawing_layers import PREDICTION_COLOUR, TRUTH_COLOUR
+from projects.VAD.drawing.layers import PREDICTION_COLOUR, TRUTH_COLOUR
 
 # A GIF above this is drawn smaller, step by step.
 GIF_BYTES = 8_000_000

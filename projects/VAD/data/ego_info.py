@@ -1,4 +1,4 @@
-"""What an info file says about the ego vehicle: path, command, status.
+"""What an info file holds about the ego vehicle: path, command, status.
 
 Everything is in the LiDAR frame of the current keyframe; keyframes are 0.5 s
 apart.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from projects.VAD.drawing_layers import Layer
-from projects.VAD.keyframe_dataset import CLASSES
+from projects.VAD.data.keyframe_dataset import CLASSES
+from projects.VAD.drawing.layers import Layer
 
 CAMERA_WIDTH = 800
 NEAR_METRES = 0.1

@@ -11,14 +11,15 @@ from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
-from .box_convention import to_new
+from projects.VAD.data.box_convention import to_new
+
 from .grid_mask import GridMask
 from .transformer import FrameGeometry
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a frame leaves to the next one of its scene.
+    """What the next frame of the scene reads of a frame.
 
     Attributes:
         scene_token: The scene.
@@ -247,7 +248,7 @@ class VAD(Base3DDetector):
 def _metas(data_samples: Sequence[Det3DDataSample] | None) -> list[dict]:
     if not data_samples:
         raise ValueError(
-            'VAD needs data_samples in every mode: they say where cameras '
+            'VAD needs data_samples in every mode: they hold where cameras '
             'and vehicle are.'
         )
     return [sample.metainfo for sample in data_samples]

@@ -16,7 +16,7 @@ class PictureError(ValueError):
 def check_picture(path: str) -> None:
     """Refuses a picture that is missing, empty or cut short.
 
-    The decoder fills what is missing of a JPEG with grey and says nothing.
+    The decoder fills what is missing of a JPEG with grey, without an error.
 
     Raises:
         PictureError: With the path and what is wrong.

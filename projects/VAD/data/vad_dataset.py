@@ -11,23 +11,24 @@ import numpy as np
 from mmdet3d.registry import DATASETS
 from mmengine.dataset import BaseDataset
 
-from projects.VAD.frame_queue import earlier_frames, relative_frames
-from projects.VAD.info_file import load_info_file
-from projects.VAD.keyframe_dataset import (
+from projects.VAD.data.frame_queue import earlier_frames, relative_frames
+from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.keyframe_dataset import (
     CAMERAS,
     MAP_CLASSES,
     NuScenesKeyframeDataset,
     map_labels,
 )
-from projects.VAD.map_ground_truth import MapExpansion, read_map_ann_file
-from projects.VAD.map_lines import line_targets
-from projects.VAD.packing import PackVADInputs
-from projects.VAD.picture_check import (
+from projects.VAD.data.map_ground_truth import MapExpansion, read_map_ann_file
+from projects.VAD.data.map_lines import line_targets
+from projects.VAD.data.packing import PackVADInputs
+from projects.VAD.data.picture_check import (
     PictureError,
     check_picture,
     decode_picture,
 )
-from projects.VAD.temporal_info import choose_folder, read_temporal_info
+from projects.VAD.data.scene_order import in_order, places
+from projects.VAD.data.temporal_info import choose_folder, read_temporal_info
 
 # How many keyframes are looked at to learn where the pictures are.
 PROBED_KEYFRAMES = 20
@@ -85,7 +86,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
 
     Raises:
         FileNotFoundError: The info file, the pictures or a map are absent.
-        ValueError: An option or a keyframe cannot serve.
+        ValueError: An option or a keyframe is not usable.
     """
 
     def __init__(
@@ -134,18 +135,21 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             def read(index: int) -> dict:
                 return self.read_keyframe(entries[index], labels, index)
 
-        keyframes = []
-        for index in range(len(entries)):
-            keyframe = self._guarded(read, index)
-            if keyframe is not None:
-                keyframes.append(keyframe)
+        # Records are sorted before they are read where not all are wanted.
+        order = range(len(entries)) if self.limit is None else places(entries)
+        usable = (
+            keyframe
+            for index in order
+            if (keyframe := self._guarded(read, index)) is not None
+        )
+        keyframes = list(islice(usable, self.limit))
         if not keyframes:
             raise ValueError(
                 f'info file {self.ann_file} has no keyframe that can be '
                 f'used, of {len(entries)}; make it again.'
             )
-        self._place_map_lines(keyframes, content.get('metadata', {}))
-        return _in_order(keyframes)
+        self._attach_map_lines(keyframes, content.get('metadata', {}))
+        return in_order(keyframes)
 
     def get_data_info(self, idx: int) -> dict:
         """Returns what the pipeline gets for one keyframe."""
@@ -191,8 +195,8 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             self._warn(message, key=self.ann_file)
             return None
 
-    def _place_map_lines(self, keyframes: list[dict], metadata: dict) -> None:
-        """Sees to it that each keyframe has map lines, or can get them."""
+    def _attach_map_lines(self, keyframes: list[dict], metadata: dict) -> None:
+        """Gives each keyframe its map lines, or checks that there is a map."""
         stored = metadata.get('map_region', self.region)
         if tuple(stored) != tuple(self.region):
             for keyframe in keyframes:
@@ -273,14 +277,14 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
     # ---- training
 
     def _sequence(self, idx: int) -> dict | None:
-        """The keyframe with the earlier ones; None where it teaches nothing.
+        """The keyframe with the earlier ones; None without ground truth.
 
         The frames are run through the pipeline newest first, the last step
         (packing) apart.
         """
         steps = self.pipeline.transforms
         results = self._run(self.get_data_info(idx), steps[:-1])
-        if results is None or self._teaches_nothing(results):
+        if results is None or self._lacks_ground_truth(results):
             return None
         frames, last = [results], idx
         for earlier in earlier_frames(idx, self.queue_length):
@@ -311,7 +315,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             raise
         return results
 
-    def _teaches_nothing(self, results: dict) -> bool:
+    def _lacks_ground_truth(self, results: dict) -> bool:
         if not self.filter_empty_gt:
             return False
         boxes = np.asarray(results['gt_labels_3d'])
@@ -366,24 +370,3 @@ def _pictures(infos: list[dict]):
             yield str(info['cams'][CAMERAS[0]]['data_path'])
         except (KeyError, TypeError, IndexError):
             continue
-
-
-def _in_order(keyframes: list[dict]) -> list[dict]:
-    """Keyframes by time, those of a scene together.
-
-    A file without times keeps its order.
-    """
-    if any('timestamp' not in keyframe for keyframe in keyframes):
-        return keyframes
-    starts: dict[str, float] = {}
-    for keyframe in keyframes:
-        scene, time = keyframe['scene_token'], keyframe['timestamp']
-        starts[scene] = min(time, starts.get(scene, time))
-    return sorted(
-        keyframes,
-        key=lambda k: (
-            starts[k['scene_token']],
-            k['scene_token'],
-            k['timestamp'],
-        ),
-    )

@@ -14,8 +14,8 @@ from shapely import Polygon, STRtree, affinity, box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
-from projects.VAD.keyframe_dataset import MAP_CLASSES
-from projects.VAD.map_lines import REGION, boundary_lines, crossing_lines
+from projects.VAD.data.keyframe_dataset import MAP_CLASSES
+from projects.VAD.data.map_lines import REGION, boundary_lines, crossing_lines
 
 DIVIDER_LAYERS = ('road_divider', 'lane_divider')
 POLYGON_LAYERS = ('ped_crossing', 'road_segment', 'lane')

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from pyquaternion import Quaternion
 
-from projects.VAD.box_convention import to_new
-from projects.VAD.keyframe_dataset import (
+from projects.VAD.data.box_convention import to_new
+from projects.VAD.data.keyframe_dataset import (
     CAMERAS,
     CLASSES,
     as_4x4,

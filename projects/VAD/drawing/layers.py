@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 
-from projects.VAD.keyframe_dataset import MAP_CLASSES
+from projects.VAD.data.keyframe_dataset import MAP_CLASSES
 
 COMMANDS = ('turn right', 'turn left', 'go straight')
 TRUTH_COLOUR, PREDICTION_COLOUR = '#10b53a', '#ff7a00'
 
 
 class Layer(NamedTuple):
-    """What one source (ground truth or a model) says about a keyframe."""
+    """What one source (ground truth or a model) holds of a keyframe."""
 
     name: str
     colour: str

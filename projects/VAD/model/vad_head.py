@@ -1,26 +1,18 @@
-"""The head of VAD: BEV, detection, map, motion and planning.
-
-One long class, because the official checkpoints name all these parts as
-attributes of one module.
-"""
+"""The head of VAD: what it sees, how all will move, and the plan."""
 
 from collections.abc import Sequence
 
 import torch
 from mmdet3d.registry import MODELS, TASK_UTILS
-from mmengine.model import BaseModule, bias_init_with_prob
+from mmengine.model import bias_init_with_prob
 from torch import Tensor, nn
 
-from .decoders import AttentionDecoder, LayerOutput
-from .ground_truth import ground_truth
-from .head_layers import (
-    Agents,
-    Lanes,
-    LearnedPositionalEncoding,
-    make_branch,
-    make_branches,
-)
+from projects.VAD.data.ground_truth import ground_truth
+
+from .decoders import AttentionDecoder
+from .head_layers import Agents, Lanes, make_branch
 from .lane_encoder import LaneEncoder
+from .perception_head import PerceptionHead, Polylines
 from .transformer import FrameGeometry
 
 # Numbers in gt_ego's lcf_feat.
@@ -28,7 +20,7 @@ EGO_FEATURES = 9
 
 
 @MODELS.register_module()
-class VADHead(BaseModule):
+class VADHead(PerceptionHead):
     """Turns camera features into objects, map, motion and plan.
 
     Jiang et al., VAD: Vectorized Scene Representation for Efficient
@@ -94,28 +86,25 @@ class VADHead(BaseModule):
         map_code_weights: Sequence[float] = (1, 1, 1, 1),
         ego_lcf_feat_idx: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.ego_columns = _checked_columns(ego_lcf_feat_idx)
-        self.pc_range = tuple(pc_range)
-        self.bev_shape = (bev_h, bev_w)
-        self.map_shape = (num_map_vectors, num_map_points)
+        columns = _checked_columns(ego_lcf_feat_idx)
+        super().__init__(
+            transformer,
+            pc_range=pc_range,
+            bev_shape=(bev_h, bev_w),
+            map_shape=(num_map_vectors, num_map_points),
+            embed_dims=embed_dims,
+            num_query=num_query,
+            num_classes=num_classes,
+            num_map_classes=num_map_classes,
+            num_steps=num_steps,
+            code_weights=code_weights,
+            map_code_weights=map_code_weights,
+        )
+        self.ego_columns = columns
         self.num_modes = num_modes
-        self.num_steps = num_steps
         self.num_commands = num_commands
         self.map_threshold = map_threshold
         self.lane_distance = lane_distance
-        # Parameters, because the released checkpoints carry them.
-        self.code_weights, self.map_code_weights = (
-            nn.Parameter(torch.tensor(list(map(float, w))), False)
-            for w in (code_weights, map_code_weights)
-        )
-        self.positional_encoding = LearnedPositionalEncoding(
-            embed_dims // 2, bev_h, bev_w
-        )
-        self.transformer = MODELS.build(transformer)
-        self._build_perception(
-            embed_dims, num_query, num_classes, num_map_classes
-        )
         decoder = dict(
             embed_dims=embed_dims,
             feedforward_channels=feedforward_channels,
@@ -126,36 +115,6 @@ class VADHead(BaseModule):
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
         self.map_coder = TASK_UTILS.build(map_coder)
         self.loss_module = None if loss is None else MODELS.build(loss)
-
-    def _build_perception(
-        self,
-        embed_dims: int,
-        num_query: int,
-        num_classes: int,
-        num_map_classes: int,
-    ) -> None:
-        code_size = len(self.code_weights)
-        layers = len(self.transformer.decoder.layers)
-        map_layers = len(self.transformer.map_decoder.layers)
-        self.cls_branches = make_branches(
-            layers, embed_dims, num_classes, True
-        )
-        self.reg_branches = make_branches(layers, embed_dims, code_size, False)
-        self.traj_branches = make_branches(
-            1, 2 * embed_dims, 2 * self.num_steps, False
-        )
-        self.traj_cls_branches = make_branches(1, 2 * embed_dims, 1, True)
-        self.map_cls_branches = make_branches(
-            map_layers, embed_dims, num_map_classes, True
-        )
-        self.map_reg_branches = make_branches(map_layers, embed_dims, 2, False)
-        height, width = self.bev_shape
-        vectors, points = self.map_shape
-        self.bev_embedding = nn.Embedding(height * width, embed_dims)
-        # First half positional, second half content.
-        self.query_embedding = nn.Embedding(num_query, 2 * embed_dims)
-        self.map_instance_embedding = nn.Embedding(vectors, 2 * embed_dims)
-        self.map_pts_embedding = nn.Embedding(points, 2 * embed_dims)
 
     def _build_motion(self, embed_dims: int, decoder: dict) -> None:
         self.motion_decoder = AttentionDecoder(**decoder)
@@ -207,28 +166,6 @@ class VADHead(BaseModule):
         for embedding in self.positional_encoding.children():
             nn.init.uniform_(embedding.weight)
 
-    def encode(
-        self,
-        features: Sequence[Tensor],
-        geometry: FrameGeometry,
-        prev_bev: Tensor | None = None,
-    ) -> Tensor:
-        """Returns the BEV features ``[B, HW, C]``.
-
-        Args:
-            features: Per level ``[B, cameras, C, h, w]``.
-            geometry: Of this frame.
-            prev_bev: ``[B, HW, C]`` of the frame before.
-        """
-        return self.transformer.encode(
-            features,
-            self.bev_embedding.weight,
-            self.positional_encoding(),
-            self.bev_shape,
-            geometry,
-            prev_bev,
-        )
-
     def forward(
         self,
         features: Sequence[Tensor],
@@ -255,8 +192,9 @@ class VADHead(BaseModule):
             region; ``ego_fut_preds`` ``[B, commands, steps, 2]`` m.
         """
         bev = self.encode(features, geometry, prev_bev)
-        detected, agents = self._detect(bev)
-        mapped, lanes = self._map(bev)
+        detected, agents = self.detect_objects(bev)
+        mapped, polylines = self.detect_lines(bev)
+        lanes = self._lanes(polylines)
         motion = self._motion(agents, lanes)
         layers = len(self.cls_branches)
         trajs = self.traj_branches[0](motion)
@@ -270,76 +208,13 @@ class VADHead(BaseModule):
             ego_fut_preds=self._plan(agents, lanes, motion, ego_status),
         )
 
-    def _detect(self, bev: Tensor) -> tuple[dict[str, Tensor], Agents]:
-        pos, query = (
-            x.expand(len(bev), -1, -1)
-            for x in self.query_embedding.weight.chunk(2, dim=1)
-        )
-        outputs = self.transformer.decoder(
-            query,
-            pos,
-            bev,
-            self.transformer.reference_points(pos).float().sigmoid(),
-            self.bev_shape,
-            self.reg_branches,
-        )
-        scores = [
-            branch(output.query)
-            for branch, output in zip(self.cls_branches, outputs, strict=True)
-        ]
-        position = outputs[-1].logit[..., :2].detach().sigmoid()
-        raw = dict(
-            all_cls_scores=torch.stack(scores),
-            all_bbox_preds=torch.stack([self._box_code(o) for o in outputs]),
-        )
-        return raw, Agents(outputs[-1].query, position)
-
-    def _box_code(self, output: LayerOutput) -> Tensor:
-        """Centre in metres, the rest as the branch gives it."""
-        low, high = output.code.new_tensor(self.pc_range).chunk(2)
-        x, y, z = (output.logit.sigmoid() * (high - low) + low).split(1, -1)
-        code = output.code
-        return torch.cat((x, y, code[..., 2:4], z, code[..., 5:]), dim=-1)
-
-    def _map(self, bev: Tensor) -> tuple[dict[str, Tensor], Lanes]:
-        embedding = (
-            self.map_instance_embedding.weight.unsqueeze(1)
-            + self.map_pts_embedding.weight
-        ).flatten(0, 1)
-        pos, query = (
-            x.expand(len(bev), -1, -1) for x in embedding.chunk(2, dim=1)
-        )
-        outputs = self.transformer.map_decoder(
-            query,
-            pos,
-            bev,
-            self.transformer.map_reference_points(pos).float().sigmoid(),
-            self.bev_shape,
-            self.map_reg_branches,
-        )
-        queries = [o.query.unflatten(1, self.map_shape) for o in outputs]
-        scores = [
-            branch(query.mean(2))
-            for branch, query in zip(
-                self.map_cls_branches, queries, strict=True
-            )
-        ]
-        points = torch.stack([o.logit.sigmoid() for o in outputs])
-        points = points.unflatten(2, self.map_shape)
-        low, high = points.amin(3), points.amax(3)
-        raw = dict(
-            map_all_cls_scores=torch.stack(scores),
-            map_all_bbox_preds=torch.cat(((low + high) / 2, high - low), -1),
-            map_all_pts_preds=points,
-        )
-        return raw, self._lanes(queries[-1], points[-1].detach(), scores[-1])
-
-    def _lanes(self, query: Tensor, points: Tensor, scores: Tensor) -> Lanes:
+    def _lanes(self, polylines: Polylines) -> Lanes:
         """A lane is where it is nearest to the region's rear left corner.
 
         Not nearest to the ego at (0.5, 0.5): the released weights were
         trained so.
         """
+        query, points, scores = polylines
         nearest = points.norm(dim=-1).argmin(-1)[..., None, None]
         position = points.gather(2, nearest.expand(-1, -1, 1, 2)).squeeze(2)
         probability = scores.detach().float().sigmoid().amax(-1)

@@ -25,7 +25,7 @@ class SceneSampler(Sampler):
         seed: Not used; the Runner passes it to every sampler.
 
     Raises:
-        ValueError: If it shall shuffle, or the dataset is empty.
+        ValueError: If it is asked to shuffle, or the dataset is empty.
         KeyError: If a frame has no scene.
     """
 

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
 from mmprune.atomic_file import write_whole
-from projects.VAD.camera_view import draw_camera
-from projects.VAD.drawing_layers import Layer
-from projects.VAD.keyframe_dataset import CAMERAS, MAP_CLASSES
+from projects.VAD.data.keyframe_dataset import CAMERAS, MAP_CLASSES
+from projects.VAD.drawing.camera_view import draw_camera
+from projects.VAD.drawing.layers import Layer
 
 # Left to right as seen from the vehicle: the front row, then the rear row.
 MOSAIC = (

@@ -18,11 +18,11 @@ from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
 
 from mmprune.atomic_file import write_whole
-from projects.VAD.agent_info import agent_info
-from projects.VAD.ego_info import CanBus, ego_path, ego_status
-from projects.VAD.keyframe_dataset import CAMERAS
-from projects.VAD.map_ground_truth import MapExpansion
-from projects.VAD.map_lines import REGION
+from projects.VAD.data.agent_info import agent_info
+from projects.VAD.data.ego_info import CanBus, ego_path, ego_status
+from projects.VAD.data.keyframe_dataset import CAMERAS
+from projects.VAD.data.map_ground_truth import MapExpansion
+from projects.VAD.data.map_lines import REGION
 
 # Each version with the names of its two splits in the devkit.
 VERSIONS = {

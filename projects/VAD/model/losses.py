@@ -349,7 +349,7 @@ class VADLoss(nn.Module):
 def _check_weights(weights: dict[str, float], loss_iou: float) -> None:
     if loss_iou:
         raise ValueError(
-            f'loss_iou={loss_iou} was asked, but VAD has no 3-D IoU loss; '
+            f'loss_iou={loss_iou} was set, but VAD has no 3-D IoU loss; '
             'set it to 0'
         )
     negative = {name: w for name, w in weights.items() if w < 0}

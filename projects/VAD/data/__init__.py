@@ -1,0 +1,1 @@
+"""What VAD reads: info files, datasets, transforms, and their making."""

@@ -1,0 +1,1 @@
+"""Pictures of keyframes with ground truth and predictions."""

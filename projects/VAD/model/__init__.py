@@ -1,0 +1,1 @@
+"""The network of VAD, its losses and how its outputs are decoded."""

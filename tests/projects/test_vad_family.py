@@ -1,0 +1,197 @@
+"""What VAD tells the pruner: groups without data, and truthful sources."""
+
+import copy
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+from golden import ROOT, build_vad
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tiny_nuscenes import write_nuscenes
+
+from mmprune.registry import TASK_UTILS
+from projects.VAD.data import vad_dataset
+from projects.VAD.data.info_file import load_info_file
+from projects.VAD.pruning import samples
+from projects.VAD.pruning.family import VADPruning
+from projects.VAD.pruning.samples import DRAWN
+from tools import create_data
+
+CONFIG = ROOT / 'projects' / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
+INFOS = 'vad_nuscenes_infos_temporal_{}.pkl'
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> Path:
+    """Four keyframes to train on, two to validate."""
+    root = write_nuscenes(tmp_path_factory.mktemp('nuscenes'))
+    create_data.main(['nuscenes', '--root-path', str(root)])
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / 'moved'))
+
+
+@pytest.fixture
+def cfg(root) -> Config:
+    """The shipped config over that folder; small pictures."""
+    init_default_scope('mmdet3d')
+    cfg = Config.fromfile(CONFIG)
+    for name in ('train', 'test'):
+        cfg[f'{name}_dataloader'].dataset.data_root = str(root)
+        cfg[f'{name}_dataloader'].dataset.pipeline[-3].scales = [0.5]
+    return cfg
+
+
+@pytest.fixture
+def drawings(monkeypatch) -> list[tuple[int, int]]:
+    """Sizes of the keyframes that were drawn."""
+    sizes = []
+    write_keyframe = samples.write_keyframe
+
+    def spy(folder, seed=0, size=None):
+        sizes.append(size)
+        return write_keyframe(folder, seed, (160, 90))
+
+    monkeypatch.setattr(samples, 'write_keyframe', spy)
+    return sizes
+
+
+def build(cfg: Config) -> VADPruning:
+    return TASK_UTILS.build({**cfg.pruning, 'cfg': cfg})
+
+
+def tokens(family: VADPruning) -> list[str]:
+    return [batch['data_samples'][0].token for batch in family.batches()]
+
+
+def test_groups_touch_no_data(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError('data were touched')
+
+    monkeypatch.setattr(samples, 'write_keyframe', refuse)
+    monkeypatch.setattr(samples.DATASETS, 'build', refuse)
+    monkeypatch.setattr(samples, 'info_file', refuse)
+    cfg = Config.fromfile(CONFIG)
+    cfg.test_dataloader.dataset.data_root = '/nowhere'
+    cfg.train_dataloader.dataset.data_root = '/nowhere'
+    family = build(cfg)
+    assert len(list(family.groups(build_vad('tiny')))) > 90
+    assert 'norm' in family.dense_reason('x.norm.weight')
+    with pytest.raises(AssertionError, match='data were touched'):
+        family.example  # noqa: B018
+
+
+def test_calibration_reads_training_data_and_the_example_test_data(
+    cfg, root, drawings
+):
+    family = build(cfg)
+    assert tokens(family) == [f'scene-0061 {i}' for i in range(4)]
+    assert family.example['data_samples'].token == 'scene-0103 0'
+    assert family.calibration_source == str(root / INFOS.format('train'))
+    assert family.source == str(root / INFOS.format('val'))
+    assert not drawings
+
+
+def test_calibration_reads_no_more_keyframes_than_batches(cfg, monkeypatch):
+    cfg.pruning.num_batches = 2
+    read, records = vad_dataset.read_temporal_info, []
+
+    def spy(info, *args):
+        records.append(info['token'])
+        return read(info, *args)
+
+    monkeypatch.setattr(vad_dataset, 'read_temporal_info', spy)
+    assert len(build(cfg).batches()) == 2
+    assert records == ['scene-0061 0', 'scene-0061 1']
+    del records[:]
+    build(cfg).example  # noqa: B018
+    assert records == ['scene-0103 0']
+
+
+def test_calibration_repeats_itself(cfg):
+    """No distortion of colours, no frame that is left out by chance."""
+    kinds = [step['type'] for step in cfg.train_dataloader.dataset.pipeline]
+    assert any('Distortion' in kind for kind in kinds)
+    first, second = (build(cfg).batches() for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        images = one['inputs']['img'][0]
+        assert images.shape == (6, 3, 64, 96)
+        assert images.equal(other['inputs']['img'][0])
+
+
+def test_boxes_count_as_in_training(cfg, root):
+    """The pedestrian has no LiDAR point, and the file calls it valid."""
+    path = root / INFOS.format('train')
+    content = load_info_file(path, temporal=True)
+    for info in content['infos']:
+        info['valid_flag'][:] = True
+    path.write_bytes(pickle.dumps(content))
+    labels = {}
+    for flag in (True, False):
+        cfg.train_dataloader.dataset.use_valid_flag = flag
+        sample = build(cfg).batches()[0]['data_samples'][0]
+        labels[flag] = sample.gt_instances_3d.labels_3d.tolist()
+    assert labels == {True: [0, 8], False: [0]}
+
+
+def test_validation_data_never_take_the_place_of_training_data(
+    cfg, root, drawings
+):
+    (root / INFOS.format('train')).unlink()
+    family = build(cfg)
+    assert tokens(family) == ['synthetic_0000']
+    assert family.calibration_source == DRAWN
+    assert family.source == str(root / INFOS.format('val'))
+    assert family.example['data_samples'].token == 'scene-0103 0'
+    assert drawings == [(1600, 900)]
+
+
+def test_without_any_data_one_frame_is_drawn_for_both(cfg, root, drawings):
+    for split in ('train', 'val'):
+        (root / INFOS.format(split)).unlink()
+    cfg.pruning.picture_size = (400, 225)
+    family = build(cfg)
+    assert not drawings
+    assert family.source == family.calibration_source == DRAWN
+    assert family.example['data_samples'].token == 'synthetic_0000'
+    assert tokens(family) == ['synthetic_0000']
+    assert drawings == [(400, 225)]
+
+
+def test_a_file_that_is_named_serves_for_both(cfg, root, drawings):
+    """Also one of validation data: that is being told to."""
+    path = root / INFOS.format('val')
+    VADPruning.use_annotations(cfg, path)
+    family = build(cfg)
+    assert family.source == family.calibration_source == str(path)
+    assert tokens(family) == ['scene-0103 0', 'scene-0103 1']
+    assert family.example['data_samples'].token == 'scene-0103 0'
+    with pytest.raises(FileNotFoundError, match='no.pkl does not exist'):
+        VADPruning.use_annotations(cfg, 'no.pkl')
+
+
+def test_the_config_stays_as_it_is(cfg):
+    before = copy.deepcopy(cfg.to_dict())
+    family = build(cfg)
+    family.batches()
+    family.example  # noqa: B018
+    assert cfg.to_dict() == before
+
+
+def test_the_first_dataset_of_a_wrapper_is_calibrated_on(cfg):
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=inner
+    )
+    assert tokens(build(cfg))[0] == 'scene-0061 0'
+
+
+def test_a_config_without_test_data_is_refused(cfg):
+    cfg.test_dataloader = None
+    with pytest.raises(ValueError, match='has no test_dataloader'):
+        build(cfg).example  # noqa: B018
