@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ...atomic_file import write_whole
-from ...checkpoints.loading import name_imports
+from ...checkpoints.writing import name_imports
 
 # The checkpoint that a training folder starts from; it carries weights, plan
 # and, to fine-tune, the optimizer's state.
