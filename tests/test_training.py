@@ -401,7 +401,7 @@ def test_the_safe_hooks_take_the_place_of_the_stock_ones():
             train_dataloader=dict(persistent_workers=True),
         )
     )
-    with_safety(cfg, seed=1, say=lines.append)
+    with_safety(cfg, seed=1, log=lines.append)
     assert cfg.default_hooks.checkpoint.type == 'mmprune.SafeCheckpointHook'
     assert cfg.default_hooks.checkpoint.interval == 3
     assert [hook.type for hook in cfg.custom_hooks] == ['mmprune.SeedHook']
