@@ -53,9 +53,18 @@ def option(
     return field(default=default, metadata=about)
 
 
-def argument(help: str, default: Any = MISSING, **how: Any) -> Any:
-    """Returns a field of a dataclass that is an argument without a flag."""
-    about = dict(help=help, positional=True, how=how)
+def argument(
+    help: str, default: Any = MISSING, *, shown: str = '', **how: Any
+) -> Any:
+    """Returns a field of a dataclass that is an argument without a flag.
+
+    Args:
+        help: One line for ``--help``.
+        default: What holds without it; needed unless it has one.
+        shown: As in :func:`option`.
+        how: As argparse's ``add_argument`` takes it.
+    """
+    about = dict(help=help, positional=True, shown=shown, how=how)
     if default is MISSING:
         return field(metadata=about)
     return field(default=default, metadata=about)
@@ -98,13 +107,13 @@ def add_flags(parser: Any, kind: type) -> None:
     for each in fields(kind):
         about, how = each.metadata, dict(each.metadata['how'])
         how['help'] = about['help']
+        if about['shown']:
+            how['help'] += f' (default: {about["shown"]})'
         if about.get('positional'):
             if each.default is not MISSING:
                 how['default'] = each.default
             parser.add_argument(each.name, **how)
             continue
-        if about['shown']:
-            how['help'] += f' (default: {about["shown"]})'
         default = each.default
         if isinstance(default, tuple):
             default = list(default)  # what action='append' can add to
