@@ -225,5 +225,7 @@ def test_a_file_of_fresh_weights_stops_the_run(tmp_path):
 def test_a_checkpoint_needs_no_file_of_the_weights_before_training():
     cfg = Config(dict(model=dict(TINY, pretrained='of_another_machine.pth')))
     assert build_model(cfg).pretrained_tensors == 0
-    model = MODELS.build(pruned_model_config(cfg.model, PruningPlan((), {}).to_dict()))
+    model = MODELS.build(
+        pruned_model_config(cfg.model, PruningPlan((), {}).to_dict())
+    )
     assert model.pretrained_tensors == 0
