@@ -132,9 +132,7 @@ class Shuffled(nn.Module):
     def __init__(self):
         super().__init__()
         self.one = nn.Conv2d(3, 8, 1)
-        self.net = nn.Sequential(
-            nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)
-        )
+        self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
         self.last = nn.Conv2d(4, 2, 1)
 
     def forward(self, x):
