@@ -1,5 +1,7 @@
 """Pruning from Python: `mmprune.prune` and `mmprune.load_model`."""
 
+import inspect
+import re
 import subprocess
 import sys
 
@@ -183,6 +185,27 @@ def test_load_model_takes_the_path_of_a_config(tmp_path):
     saved = torch.load(checkpoint)['state_dict']
     assert torch.equal(model.one.weight, saved['one.weight'])
     assert not model.training
+
+
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip('torchvision')
+    text = (ROOT / 'docs' / 'python.md').read_text()
+    blocks = re.findall(r'^```python\n(.*?)^```', text, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks[1:3]:
+        exec(block, names)
+    small, again = names['small'].state_dict(), names['again'].state_dict()
+    assert small['layer1.0.conv1.weight'].shape[0] < 64
+    assert all(torch.equal(again[k], v) for k, v in small.items())
+
+
+def test_the_page_lists_all_keywords():
+    text = (ROOT / 'docs' / 'python.md').read_text()
+    rows = [line.split('|')[1] for line in text.splitlines() if '|' in line]
+    listed = set(re.findall('`(\\w+)`', ' '.join(rows)))
+    names = set(inspect.signature(mmprune.prune).parameters)
+    assert listed == names - {'model', 'example'}
 
 
 def test_importing_mmprune_imports_no_pytorch():
