@@ -28,10 +28,10 @@ from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.groups import named_tensors
 from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
+from mmprune.run.training.length import Length
 from mmprune.run.training.recipe import (
     FINE_TUNE,
     RETRAIN,
-    Length,
     scale_lr,
     schedule,
     with_safety,

@@ -11,7 +11,8 @@ from tiny_project import CONFIG, write_checkpoint, write_config
 
 from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.hooks.unread_data_hook import LateIterator
-from mmprune.run.training.recipe import FINE_TUNE, Length, schedule
+from mmprune.run.training.length import Length
+from mmprune.run.training.recipe import FINE_TUNE, schedule
 
 PRUNE = ROOT / 'tools' / 'prune_and_retrain.py'
 # Four of the six iterations of the config become those of a run; samples

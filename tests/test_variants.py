@@ -14,6 +14,7 @@ import mmprune.run.variants as variants
 from mmprune.checkpoints.writing import pruned_model_config, save_pruned
 from mmprune.models import load_model
 from mmprune.plan import PruningPlan
+from mmprune.pruners import WeightPruner
 from mmprune.run import folder as run_folder
 from mmprune.run import training, workflow
 from mmprune.run.options import PruningOptions
@@ -47,10 +48,8 @@ def test_one_entry_adds_a_variant_to_files_and_report(files, monkeypatch):
     monkeypatch.setitem(variants.VARIANTS, 'halved', new)
     cfg = Config.fromfile(files[0])
     model, meta = workflow.load_dense(cfg, files[1], PruningOptions())
-    # argparse offers the modes; the workflow takes any variant.
-    options = copy.copy(PruningOptions(latency_runs=0))
-    object.__setattr__(options, 'mode', 'halved')
-    result = workflow.prune(cfg, model, options)
+    options = PruningOptions(latency_runs=0)
+    result = workflow.prune(cfg, model, options, variants={'halved': new})
     assert set(result.report['models']) == {'dense', 'halved'}
     assert result.report['variants']['halved']['removes'] == 'weights'
     folder = files[0].parent / 'out'
@@ -163,3 +162,40 @@ def test_a_vit_without_a_class_of_its_own_is_pruned_in_one_go(tmp_path):
     small = load_model(Config.fromfile(config), folder / name)
     assert sum(b.attn.num_heads for b in small.blocks) == 12  # of 24
     assert sum(b.mlp.fc1.out_features for b in small.blocks) == 384
+
+
+# -- choices of single weights ---------------------------------------------
+
+chooses = pytest.mark.skipif(
+    'pattern' not in WeightPruner.__dataclass_fields__,
+    reason='this WeightPruner has neither criteria nor patterns',
+)
+
+
+@chooses
+def test_a_pattern_leaves_two_of_four_neighbouring_inputs(files):
+    folder = prune(files, '--mode', 'unstructured', '--pattern', '2:4')
+    checkpoint = torch.load(folder / 'tiny_pruned.pth')
+    weight = checkpoint['state_dict']['branch.0.weight']
+    counts = (weight.view(len(weight), -1, 4) != 0).sum(2)
+    assert (counts == 2).all()
+    sparse = checkpoint['meta']['pruning_plan']['sparse']
+    assert sparse['branch.0.weight'] == '2:4'
+
+
+@chooses
+def test_scope_row_zeroes_the_same_count_in_every_row(files):
+    flags = ['--scope', 'row', '--pruning-ratio', 0.25]
+    folder = prune(files, '--mode', 'unstructured', *flags)
+    weight = torch.load(folder / 'tiny_pruned.pth')['state_dict']
+    zeros = (weight['branch.0.weight'] == 0).sum(1)
+    assert (zeros == 4).all()  # of 16
+
+
+@chooses
+def test_taylor_chooses_other_weights_than_their_size(files):
+    plain = torch.load(prune(files) / 'tiny_pruned.pth')['state_dict']
+    folder = prune(files, '--importance', 'taylor', '--force')
+    state = torch.load(folder / 'tiny_pruned.pth')['state_dict']
+    zeros = [s['branch.0.weight'] == 0 for s in (plain, state)]
+    assert not torch.equal(*zeros)

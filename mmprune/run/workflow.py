@@ -1,7 +1,7 @@
 """From a config and a checkpoint to pruned models and a report."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..pruners import protect, protect_frozen, prunable_weights
 from ..version import __version__
 from .options import PruningOptions
 from .report import unit_tables, weight_tables, weights_mb
-from .variants import Dense, Pruned, chosen
+from .variants import Dense, Pruned, Variant, chosen
 
 
 @dataclass
@@ -88,6 +88,7 @@ def prune(
     model: nn.Module,
     options: PruningOptions,
     progress: Callable[[str], None] = lambda _: None,
+    variants: Mapping[str, Variant] | None = None,
 ) -> Result:
     """Returns the pruned models, their plans and the report.
 
@@ -96,23 +97,25 @@ def prune(
         model: The dense model, in eval mode; it is left as it is.
         options: How to prune.
         progress: Called with what begins, for a progress bar.
+        variants: Name -> what to make, by default what the mode says.
 
     Raises:
         ValueError: If the ratio cannot be met or a pattern fits nothing.
     """
+    variants = variants or chosen(options.mode)
     progress('finding groups')
     dense = _dense(cfg, model, options, progress)
     made = {
         name: variant.make(dense, options, progress)
-        for name, variant in chosen(options.mode).items()
+        for name, variant in variants.items()
     }
     progress('measuring the models')
     rows = _rows(dense, made, options)
-    _check_target(rows, options)
+    _check_target(rows, variants, options)
     return Result(
         models={name: each.model for name, each in made.items()},
         plans={name: each.plan for name, each in made.items()},
-        report=_report(cfg, dense, made, options, rows),
+        report=_report(cfg, dense, made, variants, options, rows),
     )
 
 
@@ -162,10 +165,14 @@ def _rows(
     return rows
 
 
-def _check_target(rows: dict[str, dict], options: PruningOptions) -> None:
+def _check_target(
+    rows: dict[str, dict],
+    variants: Mapping[str, Variant],
+    options: PruningOptions,
+) -> None:
     if options.target == 'units':
         return
-    for name, variant in chosen(options.mode).items():
+    for name, variant in variants.items():
         if variant.removes != 'units':
             continue
         left = rows[name][options.target] / rows['dense'][options.target]
@@ -181,6 +188,7 @@ def _report(
     cfg: Config,
     dense: Dense,
     made: dict[str, Pruned],
+    variants: Mapping[str, Variant],
     options: PruningOptions,
     rows: dict[str, dict],
 ) -> dict:
@@ -189,14 +197,14 @@ def _report(
         config=str(cfg.filename),
         options=vars(options).copy(),
         models=rows,
-        notes=_notes(dense, options),
+        notes=_notes(dense, variants, options),
         versions=dict(mmprune=__version__, torch=torch.__version__),
         variants={},
     )
     if 'main_metric' in cfg:
         report['main_metric'] = cfg.main_metric
     shapes = {n: tuple(t.shape) for n, t in named_tensors(dense.model).items()}
-    for name, variant in chosen(options.mode).items():
+    for name, variant in variants.items():
         each: Any = made[name]
         if variant.removes == 'units':
             tables = unit_tables(
@@ -224,12 +232,12 @@ def _title(cfg: Config, options: PruningOptions) -> str:
     return f'{stem}: {options.sparsity:.0%} of {options.target} removed'
 
 
-def _notes(dense: Dense, options: PruningOptions) -> str:
+def _notes(
+    dense: Dense, variants: Mapping[str, Variant], options: PruningOptions
+) -> str:
     chosen_by = options.weight_importance()
     weights = ''
-    if 'unstructured' in chosen(options.mode) and (
-        chosen_by != options.importance
-    ):
+    if 'unstructured' in variants and (chosen_by != options.importance):
         weights = (
             f' {options.importance} does not score single weights: those of '
             f'the unstructured model were chosen by {chosen_by}.'

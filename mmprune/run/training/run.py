@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ...checkpoints.reading import load_checkpoint_file
 from ...models import fitted, loaded_model
-from .recipe import trains_by_epoch
+from .length import trains_by_epoch
 
 
 def data_problem(cfg: Config, key: str) -> str:

@@ -10,13 +10,12 @@ from ...atomic_file import save_checkpoint
 from ...checkpoints.reading import load_checkpoint_file
 from ..options import TrainingOptions
 from .distill import distilled
+from .length import Length, asked_steps
 from .recipe import (
     FINE_TUNE,
     RETRAIN,
     START,
-    Length,
     Recipe,
-    asked_steps,
     check_trainable,
     scale_lr,
     training_config,

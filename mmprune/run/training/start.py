@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...models import build_model
 from ...plan import PruningPlan
 from ...surgery import kept_index
-from .recipe import Length
+from .length import Length
 
 # Hyperparameters that tell one family of optimizers from another.
 _TELLING = {'betas', 'momentum', 'alpha', 'rho', 'lr_decay'}
