@@ -62,7 +62,7 @@ def test_the_example_is_the_first_sample_and_is_read_once(cfg, read):
 @pytest.mark.parametrize('there', ['val_dataloader', 'train_dataloader'])
 def test_without_test_data_the_example_is_of_the_next_split(cfg, there):
     loader = cfg.pop('test_dataloader')
-    del cfg.train_dataloader
+    cfg.pop('train_dataloader')
     cfg[there] = loader
     assert build_family(cfg).source == f'{there} (TinyImages)'
 
@@ -109,7 +109,7 @@ def test_an_adapter_that_is_not_there_is_named(cfg):
 
 
 def test_a_config_without_pruning_is_refused(cfg):
-    del cfg['pruning']
+    cfg.pop('pruning')
     with pytest.raises(ValueError, match='no `pruning` entry'):
         build_family(cfg)
 
@@ -136,7 +136,7 @@ def test_a_family_may_know_better_which_data_that_is(cfg, monkeypatch):
         classmethod(lambda cls, cfg, path: used.append((cls, path))),
     )
     use_annotations(cfg, 'x.pkl')
-    del cfg['pruning']
+    cfg.pop('pruning')
     use_annotations(cfg, 'y.pkl')
     assert used == [(Family, 'x.pkl'), (Family, 'y.pkl')]
 
