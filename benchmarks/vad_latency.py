@@ -29,9 +29,11 @@ from mmprune.cost import (  # noqa: E402
     count_params,
     time_in_turns,
 )
+from mmprune.family import build_family, use_annotations  # noqa: E402
 from mmprune.models import build_model, load_model  # noqa: E402
 from mmprune.run import workflow  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
+from mmprune.run.options import PruningOptions  # noqa: E402
 
 CONFIG = ROOT / 'projects' / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
 
@@ -95,17 +97,18 @@ def prepare(args: argparse.Namespace) -> tuple[list[Timed], str]:
     """Returns dense and pruned models, and where the weights are from."""
     cfg = load_config(str(CONFIG))
     dense, weights = dense_vad(args)
-    family = workflow.family_of(cfg, args.ann_file)
+    if args.ann_file:
+        use_annotations(cfg, args.ann_file)
+    family = build_family(cfg)
     models = {'dense': dense}
     for ratio in track(args.ratios, 'pruning', transient=True):
-        options = workflow.Options(
+        options = PruningOptions(
             sparsity=ratio,
             target='macs',
             mode='structured',
             round_to=args.round_to,
             prune_frozen=args.prune_frozen,
             latency_runs=0,
-            ann_file=args.ann_file,
         )
         result = workflow.prune(cfg, dense, options)
         models[f'structured {ratio:g}'] = result.models['structured']

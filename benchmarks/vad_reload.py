@@ -42,6 +42,7 @@ from mmprune.pruners import StructuredPruner  # noqa: E402
 from mmprune.run import folder as run_folder  # noqa: E402
 from mmprune.run import workflow  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
+from mmprune.run.options import PruningOptions  # noqa: E402
 from mmprune.surgery import apply_plan  # noqa: E402
 
 IMAGE = torch.linspace(-1, 1, 3 * 64 * 64).sin().view(1, 3, 64, 64)
@@ -87,7 +88,7 @@ def vad_ways(args: argparse.Namespace, folder: Path) -> list[Way]:
     weights = {k: v.clone() for k, v in dense.state_dict().items()}
     plain = folder / 'dense.pth'
     torch.save(dict(meta={}, state_dict=weights), plain)
-    options = workflow.Options(
+    options = PruningOptions(
         sparsity=0.5, target='macs', mode='structured', latency_runs=0
     )
     result = workflow.prune(cfg, dense, options)

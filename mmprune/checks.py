@@ -1,5 +1,6 @@
 """Refuses values that an option cannot have."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -16,3 +17,18 @@ def check_choice(name: str, value: object, choices: Sequence) -> None:
     if value not in choices:
         shown = ', '.join(map(repr, choices))
         raise ValueError(f'{name} must be one of {shown}, found {value!r}')
+
+
+def parse_pattern(pattern: str) -> tuple[int, int]:
+    """Returns N and M of ``'N:M'``: N of every M weights are kept.
+
+    Raises:
+        ValueError: If it is no such pattern.
+    """
+    match = re.fullmatch(r'(\d+):(\d+)', str(pattern))
+    kept, size = map(int, match.groups()) if match else (0, 0)
+    if not 0 < kept < size:
+        raise ValueError(
+            f'a pattern is N:M with 0 < N < M, as 2:4, found {pattern!r}'
+        )
+    return kept, size

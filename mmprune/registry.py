@@ -28,7 +28,12 @@ TASK_UTILS = Registry(
     'task util',
     parent=MMENGINE_TASK_UTILS,
     scope='mmprune',
-    locations=['mmprune.importance', 'mmprune.pruners', 'mmprune.schedule'],
+    locations=[
+        'mmprune.family',
+        'mmprune.importance',
+        'mmprune.pruners',
+        'mmprune.schedule',
+    ],
 )
 FUNCTIONS = Registry(
     'function',

@@ -6,7 +6,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from tiny_project import IMAGE, TinyFamily, TinyModel, write_config
 
-from mmprune.models import as_pruned, build_model, load_model, load_weights
+from mmprune.models import (
+    build_model,
+    load_model,
+    load_weights,
+    pruned_model_config,
+)
 from mmprune.plan import PruningPlan
 from mmprune.surgery import apply_plan
 
@@ -68,7 +73,7 @@ def test_loading_needs_the_dense_config_only(pruned):
 
 def test_a_written_config_takes_the_plan_of_the_checkpoint(pruned):
     _, path, cfg = pruned
-    cfg.model = as_pruned(cfg.model, 'gone.json')
+    cfg.model = pruned_model_config(cfg.model, 'gone.json')
     assert load_model(cfg, path).one.out_channels == 16
 
 

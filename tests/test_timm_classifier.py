@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmprune.adapters import vit_groups
 from mmprune.cost import count_params
 from mmprune.importance import Random
-from mmprune.models import as_pruned, build_model
+from mmprune.models import build_model, pruned_model_config
 from mmprune.models.pretrained import move_weights
 from mmprune.plan import PruningPlan
 from mmprune.pruners import StructuredPruner
@@ -223,5 +223,7 @@ def test_a_file_of_fresh_weights_stops_the_run(tmp_path):
 def test_a_checkpoint_needs_no_file_of_the_weights_before_training():
     cfg = Config(dict(model=dict(TINY, pretrained='of_another_machine.pth')))
     assert build_model(cfg).pretrained_tensors == 0
-    model = MODELS.build(as_pruned(cfg.model, PruningPlan((), {}).to_dict()))
+    model = MODELS.build(
+        pruned_model_config(cfg.model, PruningPlan((), {}).to_dict())
+    )
     assert model.pretrained_tensors == 0

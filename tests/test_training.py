@@ -28,10 +28,10 @@ from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.groups import named_tensors
 from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
+from mmprune.run.training.length import Length
 from mmprune.run.training.recipe import (
     FINE_TUNE,
     RETRAIN,
-    Length,
     scale_lr,
     schedule,
     with_safety,
@@ -401,7 +401,7 @@ def test_the_safe_hooks_take_the_place_of_the_stock_ones():
             train_dataloader=dict(persistent_workers=True),
         )
     )
-    with_safety(cfg, seed=1, say=lines.append)
+    with_safety(cfg, seed=1, log=lines.append)
     assert cfg.default_hooks.checkpoint.type == 'mmprune.SafeCheckpointHook'
     assert cfg.default_hooks.checkpoint.interval == 3
     assert [hook.type for hook in cfg.custom_hooks] == ['mmprune.SeedHook']

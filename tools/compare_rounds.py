@@ -23,16 +23,17 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from mmprune.atomic_file import write_whole  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
+from mmprune.run.flags import make_parser  # noqa: E402
 from mmprune.run.report import save_json  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the flags."""
-    parser = argparse.ArgumentParser(description='Compare pruning runs.')
+    parser = make_parser('Compare pruning runs.')
     add = parser.add_argument
     add('runs', nargs='+', help='folders with rounds.json; NAME=FOLDER too')
     add('--out', default='work_dirs/comparison', help='where results go')
-    add('--metric', default='Acc@1')
+    add('--metric', default='Acc@1', help='what is compared')
     add('--lower-is-better', action='store_true', help='as for a loss')
     return parser.parse_args(argv)
 

@@ -13,15 +13,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmprune.run.cli import Stages, fail_in_one_sentence  # noqa: E402
+from mmprune.run.cli import ProgressBar, fail_in_one_sentence  # noqa: E402
+from mmprune.run.flags import make_parser  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the flags."""
-    parser = argparse.ArgumentParser(
-        description='Turn a nuScenes folder into info files of VAD.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = make_parser('Turn a nuScenes folder into info files of VAD.')
     add = parser.add_argument
     add('dataset', choices=('nuscenes',), help='the data set')
     add('--root-path', default='data/nuscenes', help='its folder')
@@ -81,9 +79,9 @@ def main(argv: list[str] | None = None) -> None:
         args.max_sweeps,
     )
     splits = nuscenes_infos.split_scenes(source.nusc)
-    with Stages(sum(map(len, splits.values()))) as stage:
+    with ProgressBar(sum(map(len, splits.values()))) as progress:
         paths = nuscenes_infos.convert(
-            source, args.out_dir or args.root_path, args.extra_tag, stage
+            source, args.out_dir or args.root_path, args.extra_tag, progress
         )
     for split, path in paths.items():
         print(f'wrote {path} ({len(splits[split])} scenes of {split})')

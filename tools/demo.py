@@ -6,16 +6,20 @@ Everything goes to one folder. Started again, it keeps what is finished and
 goes on with what is not.
 """
 
-import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
+from mmprune.run.flags import check_values, option, read  # noqa: E402
 
 CONFIG = 'projects/configs/VAD/VAD_nano_mini_world.py'
 # What the table at the end shows.
@@ -27,19 +31,20 @@ METRICS = (
 )
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """How large the demo is."""
+
+    output_dir: str = option('demo_out', 'where everything goes')
+    pruning_ratio: float = option(
+        0.3, 'fraction of the units to remove', least=0, below=1
     )
-    add = parser.add_argument
-    add('--output-dir', default='demo_out')
-    add('--pruning-ratio', type=float, default=0.3)
-    add('--scenes', type=int, default=10, help='scenes of the world')
-    add('--epochs', type=int, default=8, help='of the dense model')
-    add('--retrain-epochs', type=int, default=4)
-    return parser.parse_args(argv)
+    scenes: int = option(10, 'scenes of the world', least=2)
+    epochs: int = option(8, 'of the dense model', least=1)
+    retrain_epochs: int = option(4, 'of the pruned model', least=1)
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def run(*words: object, world: Path) -> None:
@@ -83,9 +88,10 @@ def summary(report: dict) -> str:
     return '\n'.join(lines)
 
 
+@fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the demo."""
-    args = parse_args(argv)
+    (args,) = read(__doc__, (DemoOptions,), argv)
     start = time.time()
     folder = Path(args.output_dir).resolve()
     world, dense = folder / 'mini_world', folder / 'dense'

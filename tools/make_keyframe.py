@@ -5,20 +5,18 @@
 writes six pictures and an info file for --ann-file of the other tools.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmprune.run.flags import make_parser  # noqa: E402
 from projects.VAD.mini_world.keyframe import write_keyframe  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description='Draw a keyframe in the format of nuScenes.'
-    )
+    parser = make_parser('Draw a keyframe in the format of nuScenes.')
     parser.add_argument('out', help='folder for the pictures and infos')
     parser.add_argument(
         '--seed', type=int, default=0, help='another scene per number'

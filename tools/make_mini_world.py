@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprune.run.cli import Stages, fail_in_one_sentence  # noqa: E402
+from mmprune.run.cli import ProgressBar, fail_in_one_sentence  # noqa: E402
+from mmprune.run.flags import make_parser  # noqa: E402
 from projects.VAD.mini_world.world import write_world  # noqa: E402
 
 
@@ -20,7 +21,7 @@ from projects.VAD.mini_world.world import write_world  # noqa: E402
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parse_args(argv)
-    with Stages(args.scenes + 2) as progress:
+    with ProgressBar(args.scenes + 2) as progress:
         out = write_world(
             args.out,
             args.seed,
@@ -34,9 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Draw a small town as a nuScenes dataset.'
-    )
+    parser = make_parser('Draw a small town as a nuScenes dataset.')
     parser.add_argument('out', help='folder of the dataset')
     parser.add_argument(
         '--seed', type=int, default=0, help='another world per number'

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
+from mmprune.run.flags import make_parser  # noqa: E402
 from mmprune.run.report_html import save_curves, write  # noqa: E402
 
 
@@ -39,9 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Write report.html for a run, or draw its curves.'
-    )
+    parser = make_parser('Write report.html for a run, or draw its curves.')
     add = parser.add_argument
     add('folder', help='output folder of a run, or a work directory')
     add(

@@ -310,7 +310,7 @@ def main() -> int:
     parser.add_argument(
         '--exact',
         action='store_true',
-        help='insist on the Python that runs this, look for no other',
+        help='insist on the Python that runs this (default: off)',
     )
     exact = parser.parse_args().exact
     # As an exception it ends the running pip too.

@@ -7,20 +7,21 @@ finished is left alone, one that was stopped is resumed. At the end all runs
 are compared.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-
 from mmprune.run.cli import fail_in_one_sentence, stoppable  # noqa: E402
+from mmprune.run.flags import argument, option, read  # noqa: E402
+from mmprune.run.options import config_options  # noqa: E402
 
 EXPERIMENTS = [
     f'projects/configs/vit/vit_small_{data}_{method}_70p.py'
@@ -29,47 +30,50 @@ EXPERIMENTS = [
 ]
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the flags."""
-    parser = argparse.ArgumentParser(description='Run several experiments.')
-    add = parser.add_argument
-    add(
-        'configs',
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What is run, and where."""
+
+    configs: tuple[str, ...] = argument(
+        'configs of the experiments',
+        tuple(str(ROOT / name) for name in EXPERIMENTS),
         nargs='*',
-        default=[str(ROOT / name) for name in EXPERIMENTS],
-        help='the four experiments of the guide if none is given',
+        shown='the four of the guide',
     )
-    add('--work-dir', default='work_dirs/sweep_vit', help='one folder each')
-    add('--gpu-ids', type=int, nargs='+', help='all that are there if absent')
-    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
-    return parser.parse_args(argv)
+    work_dir: str = option('work_dirs/sweep_vit', 'one folder each in it')
+    gpu_ids: tuple[int, ...] = option(
+        (), 'GPUs to run on', nargs='+', type=int, shown='all that are there'
+    )
+    cfg_options: tuple[str, ...] = config_options()
 
 
-def find_devices(asked: list[int] | None) -> list[str]:
+def find_devices(asked: Sequence[int] | None) -> list[str]:
     """Returns what CUDA_VISIBLE_DEVICES is for each run at a time.
 
     Raises:
         ValueError: If a GPU is asked for that is not there.
     """
+    import torch  # --help does without
+
     count = torch.cuda.device_count()
     missing = [i for i in asked or () if not 0 <= i < count]
     if missing:
         raise ValueError(
             f'--gpu-ids {missing}: PyTorch sees {count} GPUs, counted from 0'
         )
-    numbers = asked or list(range(count))
+    numbers = asked or range(count)
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     names = visible.split(',') if visible and count else None
     return [names[i] if names else str(i) for i in numbers] or ['']
 
 
 def finished(folder: Path) -> bool:
-    """Returns whether a run has shipped its model."""
+    """Returns whether a run has written its model."""
     path = folder / 'rounds.json'
     return path.is_file() and 'shipped' in json.loads(path.read_text())
 
 
-def start(config: str, folder: Path, device: str, options: list[str]):
+def start(config: str, folder: Path, device: str, options: Sequence[str]):
     """Starts one run; its output goes to ``sweep.log`` in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [
@@ -86,7 +90,7 @@ def start(config: str, folder: Path, device: str, options: list[str]):
 
 
 def sweep(
-    waiting: list[tuple[str, Path]], devices: list[str], options: list[str]
+    waiting: list[tuple[str, Path]], devices: list[str], options: Sequence[str]
 ) -> list[str]:
     """Runs all; returns the configs that failed."""
     running: dict[str, tuple] = {}
@@ -117,7 +121,7 @@ def sweep(
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
-    args = parse_args(argv)
+    (args,) = read('Run several experiments.', (SweepOptions,), argv)
     for config in args.configs:
         if not Path(config).is_file():
             raise ValueError(f'no config at {config}')

@@ -5,95 +5,103 @@
 A pruned checkpoint carries its plan, so the ORIGINAL config is enough.
 """
 
-import argparse
 import inspect
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmengine.model import is_model_wrapper  # noqa: E402
-from mmengine.registry import METRICS, init_default_scope  # noqa: E402
-
-from mmprune.checkpoints.reading import load_checkpoint_file, trust_checkpoints  # noqa: E402
-from mmprune.models import fitted, load_weights  # noqa: E402
-from mmprune.run import launch, training  # noqa: E402
+from mmprune.run import options  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
+from mmprune.run.flags import argument, option, read  # noqa: E402
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the flags."""
-    parser = argparse.ArgumentParser(
-        description='Test a checkpoint, dense or pruned.'
+@dataclass(frozen=True, kw_only=True)
+class TestOptions:
+    """What is tested, and on what."""
+
+    config: str = argument('config of the dense model')
+    checkpoint: str = argument('weights, dense or pruned')
+    work_dir: str | None = options.work_dir()
+    ann_file: str | None = options.annotations()
+    out: str | None = option(
+        None, 'pickle file for the predictions', metavar='FILE'
     )
-    add = parser.add_argument
-    add('config', help='config of the dense model')
-    add('checkpoint', help='weights, dense or pruned')
-    add('--work-dir', help='where logs and metrics go')
-    add('--ann-file', help="info file to test on, in place of the config's")
-    add('--out', help='pickle file for the predictions')
-    add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in mmengine')
-    add(
-        '--eval',
+    eval: tuple[str, ...] = option(
+        (),
+        'parts of the evaluation, as bbox or map',
         nargs='+',
         metavar='NAME',
-        help='parts of the evaluation, as bbox or map (default: all)',
+        shown='all',
     )
-    add('--tmpdir', help='where several processes collect their results')
-    add('--launcher', choices=launch.LAUNCHERS, default='none')
-    add('--local-rank', '--local_rank', type=int, default=0)
-    add('--trust-checkpoint', action='store_true')
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    tmpdir: str | None = option(
+        None,
+        'where several processes collect their results',
+        shown='in memory',
+    )
+    trust_checkpoint: bool = options.trust_checkpoint()
+    cfg_options: tuple[str, ...] = options.config_options()
 
 
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> dict:
     """Runs the test loop; returns the metrics."""
-    args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
+    asked, launching = read(
+        'Test a checkpoint, dense or pruned.',
+        (TestOptions, options.LaunchOptions),
+        argv,
+    )
+    # PyTorch, which --help does without.
+    from mmprune.checkpoints.reading import (
+        load_checkpoint_file,
+        trust_checkpoints,
+    )
+    from mmprune.run import launch, training
+
+    launch.set_local_rank(launching.local_rank)
+    log = print if launch.is_first() else (lambda _: None)
+    cfg = load_config(asked.config, asked.cfg_options)
+    amend(cfg, asked)
+    cfg.launcher = launch.choose_launcher(launching.launcher, 1, log)
+    trust_checkpoints(asked.trust_checkpoint)
+    checkpoint = load_checkpoint_file(
+        asked.checkpoint, trust=asked.trust_checkpoint
+    )
+    dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
+    launch.start(cfg.launcher, dist_cfg, log)
+    return training.runner_with(cfg, checkpoint, asked.checkpoint).test()
+
+
+def amend(cfg, asked: TestOptions) -> None:
+    """Writes the options into the config, in place.
+
+    Raises:
+        ValueError: If one does not fit the config.
+    """
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(key) is None:
             raise ValueError(
-                f'{args.config} has no `{key}`, so there is nothing to test '
+                f'{asked.config} has no `{key}`, so there is nothing to test '
                 'on; add it to the config'
             )
-    say = print if launch.is_first() else (lambda _: None)
-    cfg.launcher = launch.choose_launcher(args.launcher, 1, say)
-    stem = Path(args.config).stem
-    cfg.work_dir = args.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
-    if args.ann_file:
-        point_at(cfg, args.ann_file)
-    if args.eval:
-        choose_parts(cfg, args.eval)
-    if args.tmpdir:
-        collect_in(cfg, args.tmpdir)
-    if args.out:
+    stem = Path(asked.config).stem
+    cfg.work_dir = asked.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
+    if asked.ann_file:
+        from mmprune.family import use_annotations
+
+        use_annotations(cfg, asked.ann_file)
+    if asked.eval:
+        choose_parts(cfg, list(asked.eval))
+    if asked.tmpdir:
+        collect_in(cfg, asked.tmpdir)
+    if asked.out:
         cfg.test_evaluator = [
             *as_list(cfg.test_evaluator),
-            dict(type='DumpResults', out_file_path=args.out),
+            dict(type='DumpResults', out_file_path=asked.out),
         ]
-    trust_checkpoints(args.trust_checkpoint)
-    checkpoint = load_checkpoint_file(
-        args.checkpoint, trust=args.trust_checkpoint
-    )
-    cfg.model = fitted(cfg.model, checkpoint, args.checkpoint)
-    cfg.load_from = args.checkpoint
-    dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
-    launch.start(cfg.launcher, dist_cfg, say)
-    runner = training.runner_for(cfg)
-    # The Runner only warns where keys or shapes differ, and would test
-    # random weights.
-    load_weights(unwrapped(runner.model), checkpoint, args.checkpoint)
-    return runner.test()
-
-
-def unwrapped(model):
-    """Returns the model inside a data-parallel wrapper."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def as_list(value: dict | list) -> list:
@@ -134,19 +142,14 @@ def collect_in(cfg, folder: str) -> None:
 
 def arguments(cfg, entry: dict) -> set[str]:
     """Returns the names that the class of an evaluator takes."""
+    from mmengine.registry import METRICS, init_default_scope
+
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with METRICS.switch_scope_and_registry(None) as registry:
         kind = registry.get(entry['type'])
     if kind is None:
         raise ValueError(f'{entry["type"]} is no registered metric')
     return set(inspect.signature(kind).parameters)
-
-
-def point_at(cfg, ann_file: str) -> None:
-    """Points every data set of the config at one info file."""
-    from projects.VAD.data.config_datasets import set_info_file
-
-    set_info_file(cfg, ann_file)
 
 
 if __name__ == '__main__':

@@ -3,125 +3,134 @@
 python tools/train.py CONFIG [--resume]
 """
 
-import argparse
-import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-
-from mmprune.checkpoints.reading import trust_checkpoints  # noqa: E402
-from mmprune.run import launch, training  # noqa: E402
+from mmprune.run import options  # noqa: E402
 from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
     stoppable,
 )
+from mmprune.run.flags import argument, option, read  # noqa: E402
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the flags."""
-    parser = argparse.ArgumentParser(description='Train a model.')
-    add = parser.add_argument
-    add('config', help='config with training data')
-    add('--work-dir', help='where logs and checkpoints go')
-    add(
-        '--resume',
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a training reads and writes."""
+
+    config: str = argument('config with training data')
+    work_dir: str | None = options.work_dir()
+    resume: str | None = option(
+        None,
+        'go on from a checkpoint, the last one if none is named',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, the last one if none is named',
+        shown='off',
     )
-    add('--amp', action='store_true', help='mixed precision')
-    add(
-        '--auto-scale-lr',
-        action='store_true',
-        help="learning rate by the config's auto_scale_lr",
-    )
-    add('--trust-checkpoint', action='store_true')
-    add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in mmengine')
-    add('--launcher', choices=launch.LAUNCHERS, default='none')
-    add('--local-rank', '--local_rank', type=int, default=0)
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    amp: bool = options.amp()
+    auto_scale_lr: bool = options.auto_scale_lr()
+    trust_checkpoint: bool = options.trust_checkpoint()
+    cfg_options: tuple[str, ...] = options.config_options()
 
 
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the training."""
-    args = parse_args(argv)
-    say = print if launch.is_first() else (lambda _: None)
-    trust_checkpoints(args.trust_checkpoint)
-    cfg = load_config(args.config, args.cfg_options)
+    asked, launching = read(
+        'Train a model.', (TrainOptions, options.LaunchOptions), argv
+    )
+    # PyTorch, which --help does without.
+    from mmprune.checkpoints.reading import trust_checkpoints
+    from mmprune.run import launch
+
+    launch.set_local_rank(launching.local_rank)
+    log = print if launch.is_first() else (lambda _: None)
+    trust_checkpoints(asked.trust_checkpoint)
+    cfg = load_config(asked.config, asked.cfg_options)
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ValueError(
-                f'{args.config} has no `{key}`, so there is nothing to '
+                f'{asked.config} has no `{key}`, so there is nothing to '
                 'train; add it to the config'
             )
-    stem = Path(args.config).stem
-    cfg.work_dir = args.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
-    amend(cfg, args, say)
-    train(cfg, args.launcher, say)
+    stem = Path(asked.config).stem
+    cfg.work_dir = asked.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
+    amend(cfg, asked, log)
+    train(cfg, launching.launcher, log)
 
 
-def train(cfg: Config, launcher: str, say: Callable[[str], None]) -> None:
+def train(cfg: 'Config', launcher: str, log: Callable[[str], None]) -> None:
     """Starts the processes of a launcher and trains; stops in one sentence.
 
     Raises:
         ValueError: If the launcher does not work here or the training data
             cannot be read.
     """
+    from mmprune.run import launch, training
+
     folder = Path(cfg.work_dir)
     with stoppable(lambda: _how_to_go_on(folder)):
-        cfg.launcher = launch.choose_launcher(launcher, 1, say)
+        cfg.launcher = launch.choose_launcher(launcher, 1, log)
         dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
-        launch.start(cfg.launcher, dist_cfg, say)
+        launch.start(cfg.launcher, dist_cfg, log)
         problem = training.data_problem(cfg, 'train_dataloader')
         if problem:
             raise ValueError(problem)
         training.runner_for(cfg).train()
 
 
-def amend(cfg, args: argparse.Namespace, say) -> None:
-    """Writes the flags into the config, in place.
+def amend(
+    cfg: 'Config', asked: TrainOptions, log: Callable[[str], None]
+) -> None:
+    """Writes the options into the config, in place.
 
     Raises:
         ValueError: If one does not fit the config or the machine.
     """
-    training.with_safety(cfg, say=say)
-    if args.amp:
+    import torch
+
+    from mmprune.run import training
+
+    training.with_safety(cfg, log=log)
+    if asked.amp:
         if not torch.cuda.is_available():
             raise ValueError(
                 '--amp needs a CUDA device, and there is none; leave it out'
             )
         training.with_amp(cfg)
-    if args.auto_scale_lr:
+    if asked.auto_scale_lr:
         scale = cfg.get('auto_scale_lr') or {}
         if not scale.get('base_batch_size'):
             raise ValueError(
                 '--auto-scale-lr needs auto_scale_lr = '
-                f'dict(base_batch_size=...) in {args.config}'
+                f'dict(base_batch_size=...) in {asked.config}'
             )
         cfg.auto_scale_lr.enable = True
     last = training.last_checkpoint(Path(cfg.work_dir))
-    if args.resume == 'auto' and last is None:
-        say(f'--resume: no checkpoint in {cfg.work_dir}, starting anew')
-    elif args.resume is not None:
-        path = Path(last if args.resume == 'auto' else args.resume)
+    if asked.resume == 'auto' and last is None:
+        log(f'--resume: no checkpoint in {cfg.work_dir}, starting anew')
+    elif asked.resume is not None:
+        path = Path(last if asked.resume == 'auto' else asked.resume)
         if not path.is_file():
             raise ValueError(f'--resume: no checkpoint at {path}')
         cfg.load_from, cfg.resume = str(path), True
 
 
 def _how_to_go_on(folder: Path) -> str:
+    from mmprune.run import training
+
     last = training.last_checkpoint(folder)
     kept = f'the last good checkpoint is {last}' if last else 'no checkpoint'
     words = [w for w in sys.argv if not w.startswith('--resume=')]

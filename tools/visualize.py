@@ -26,10 +26,11 @@ from torch import nn  # noqa: E402
 
 from mmprune.checkpoints.loading import load_model  # noqa: E402
 from mmprune.run.cli import (  # noqa: E402
-    Stages,
+    ProgressBar,
     fail_in_one_sentence,
     load_config,
 )
+from mmprune.run.flags import make_parser  # noqa: E402
 from projects.VAD.data.config_datasets import set_info_file  # noqa: E402
 from projects.VAD.data.keyframe_dataset import (  # noqa: E402
     NuScenesKeyframeDataset,
@@ -65,9 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Draw keyframes and VAD's output: PNG, GIF or MP4."
-    )
+    parser = make_parser("Draw keyframes and VAD's output: PNG, GIF or MP4.")
     add = parser.add_argument
     add('config', help='config with a test_dataloader')
     add('checkpoint', nargs='?', help='dense or pruned checkpoint')
@@ -82,8 +81,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add('--index', type=int, help='which keyframe, or the first (default: 0)')
     add('--frames', type=int, help='how many keyframes to draw, in order')
     add('--scene', help='draw a scene: its token, name or number from 0')
-    add('--fps', type=float, default=2.0, help='default: %(default)s')
-    add('--score-thr', type=float, default=0.3, help='default: %(default)s')
+    add('--fps', type=float, default=2.0, help='frames per second')
+    add('--score-thr', type=float, default=0.3, help='least score of a box')
     add('--no-gt', action='store_true', help='leave out the ground truth')
     add('--gt-only', action='store_true', help='ground truth, no model')
     add('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
@@ -162,9 +161,9 @@ def _draw(cfg: Config, args: argparse.Namespace) -> None:
         ((results, panels),) = _keyframes(dataset, models, indices, args)
         draw_keyframe(results, panels, args.out)
         return
-    with Stages(len(indices)) as stage:
+    with ProgressBar(len(indices)) as progress:
         write_sequence(
-            _frames(dataset, models, indices, args, stage),
+            _frames(dataset, models, indices, args, progress),
             args.out,
             args.fps,
             f'{len(indices)} keyframes in order: six cameras and the '
@@ -177,13 +176,13 @@ def _frames(
     models: Sequence[tuple[str, nn.Module]],
     indices: Sequence[int],
     args: argparse.Namespace,
-    stage: Stages,
+    progress: ProgressBar,
 ) -> Iterator[np.ndarray]:
     dpi = SEQUENCE_DPI[sequence_kind(args.out)]
     for number, (results, panels) in enumerate(
         _keyframes(dataset, models, indices, args), 1
     ):
-        stage(f'keyframe {indices[number - 1]}')
+        progress(f'keyframe {indices[number - 1]}')
         place = f'{number} of {len(indices)}: '
         panels = [(place + title, layers) for title, layers in panels]
         yield render_keyframe(results, panels, dpi)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..groups import PruneGroup, Slice
+from ..registry import FUNCTIONS
 
 # Class -> how many neighbouring points must stay together. The points of
 # spatial cross-attention belong to the 4 heights of a pillar in turn.
@@ -22,6 +23,7 @@ _POINTS_PER_UNIT = {
 _NEVER = -1e4
 
 
+@FUNCTIONS.register_module()
 def deformable_groups(model: nn.Module) -> Iterator[PruneGroup]:
     """Yields heads and points of every deformable attention of a model."""
     for path, module in model.named_modules():

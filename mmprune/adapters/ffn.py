@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..groups import PruneGroup, Slice
+from ..registry import FUNCTIONS
 
 _ELEMENTWISE = (
     nn.Dropout,
@@ -22,6 +23,7 @@ _ELEMENTWISE = (
 )
 
 
+@FUNCTIONS.register_module()
 def ffn_groups(model: nn.Module) -> Iterator[PruneGroup]:
     """Yields hidden units of feed-forward networks and MLP branches.
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from torch import nn
 
 from ..groups import PruneGroup, Slice
+from ..registry import FUNCTIONS
 
 
+@FUNCTIONS.register_module()
 def mha_groups(model: nn.Module) -> Iterator[PruneGroup]:
     """Yields the heads of every ``nn.MultiheadAttention`` of a model."""
     for path, module in model.named_modules():

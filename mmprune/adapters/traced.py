@@ -14,8 +14,10 @@ import torch_pruning
 from torch import nn
 
 from ..groups import PruneGroup, Slice
+from ..registry import FUNCTIONS
 
 
+@FUNCTIONS.register_module()
 def traced_groups(
     model: nn.Module,
     forward: Callable[[nn.Module], Any],

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .comparing import differing_shapes, shapes_differ, without_prefix
+
 
 def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
     """Checks that a checkpoint was pruned as the model is.
@@ -55,20 +57,14 @@ def _removed(plan: Mapping | None) -> dict[str, list[int]]:
 
 
 def _check_shapes(model: Any, checkpoint: Mapping) -> None:
-    state = checkpoint.get('state_dict', checkpoint)
     own = model.state_dict()
-    differing = []
-    for key, value in state.items():
-        mine = own.get(key.removeprefix('module.'))
-        if mine is not None and mine.shape != value.shape:
-            differing.append(
-                f'{key} {tuple(value.shape)} against {tuple(mine.shape)}'
-            )
-    if differing:
+    state = without_prefix(checkpoint.get('state_dict', checkpoint), own)
+    shapes = differing_shapes(own, state)
+    if shapes:
         raise ValueError(
             'the checkpoint carries no pruning plan and the model is pruned: '
-            f'{len(differing)} shapes differ ({"; ".join(differing[:5])}); '
-            'load the pruned checkpoint, or build the dense model'
+            f'{shapes_differ(shapes)}; load the pruned checkpoint, or build '
+            'the dense model'
         )
 
 

@@ -7,6 +7,7 @@ from .group_penalty_hook import GroupPenaltyHook
 from .mask_hook import MaskHook
 from .plan_hook import PlanHook
 from .seed_hook import SeedHook, seed_worker
+from .unread_data_hook import UnreadDataHook
 
 __all__ = [
     'CheckpointWriteError',
@@ -17,5 +18,6 @@ __all__ = [
     'PlanHook',
     'SafeCheckpointHook',
     'SeedHook',
+    'UnreadDataHook',
     'seed_worker',
 ]

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..atomic_file import save_checkpoint
+from ..checkpoints.writing import save_pruned
 from ..cost import cost_row, measure_latencies
 from ..plan import PruningPlan
 from ..pruners import TOLERANCE
@@ -83,9 +83,7 @@ class ExportHook(Hook):
         # The copy that stands for the dense model is masked already.
         rows = _cost_rows(masked, pruned, plan, inputs[:1], self.latency_runs)
         path = folder / 'pruned.pth'
-        weights = {k: v.contiguous() for k, v in pruned.state_dict().items()}
-        meta = _meta(runner, plan)
-        save_checkpoint(dict(meta=meta, state_dict=weights), path)
+        save_pruned(pruned, plan, path, runner.cfg, _meta(runner))
         plan.save(folder / 'plan.json')
         final = dict(
             models=rows, masked_difference=difference, exported=str(path)
@@ -109,15 +107,9 @@ def _inputs(runner: Runner) -> Tensor:
     return preprocess(next(iter(loader)), False)['inputs']
 
 
-def _meta(runner: Runner, plan: PruningPlan) -> dict[str, Any]:
+def _meta(runner: Runner) -> dict[str, Any]:
     loop = runner.train_loop
-    meta = dict(
-        cfg=runner.cfg.pretty_text,
-        epoch=loop.epoch,
-        iter=loop.iter,
-        mmprune_version=__version__,
-        pruning_plan=plan.to_dict(),
-    )
+    meta = dict(epoch=loop.epoch, iter=loop.iter)
     if hasattr(loop.dataloader.dataset, 'metainfo'):
         meta['dataset_meta'] = loop.dataloader.dataset.metainfo
     return meta

@@ -22,7 +22,7 @@ _LOSSES = ('kl', 'l1', 'mse')
 
 @dataclass(frozen=True)
 class Term:
-    r"""What the student imitates, and how much that counts.
+    r"""An output that the student imitates, and its weight in the loss.
 
     ``mse`` and ``l1`` are means over all elements. ``kl`` is
     :math:`T^2 \sum_c p_c \log (p_c / q_c)` with the teacher's :math:`p` and
@@ -102,7 +102,7 @@ class Term:
 
 
 class Distiller:
-    """The teacher and what is asked of the student.
+    """The teacher, and the terms of the distillation loss.
 
     Not a module: held by one, the teacher is in no state dict, has no
     parameters to optimise or synchronise, and stays in eval mode. A copy of
@@ -124,8 +124,8 @@ class Distiller:
         return sorted({term.source for term in self.terms if term.source})
 
     @torch.no_grad()
-    def lesson(self, args: tuple, kwargs: dict) -> dict[str, Any]:
-        """Returns what the teacher gives for a batch, by source."""
+    def teacher_outputs(self, args: tuple, kwargs: dict) -> dict[str, Any]:
+        """Returns the outputs of the teacher for a batch, by source."""
         args, kwargs = _untouched(args), _untouched(kwargs)
         found: dict[str, Any] = {}
         if self.modules:
@@ -137,7 +137,7 @@ class Distiller:
         return found
 
     def losses(
-        self, student: nn.Module, found: dict, lesson: dict
+        self, student: nn.Module, found: dict, expected: dict
     ) -> dict[str, Tensor]:
         """Returns the named losses of a batch.
 
@@ -147,7 +147,7 @@ class Distiller:
         losses: dict[str, Tensor] = {}
         for term in self.terms:
             mine = term.tensors(_of(found, term.source))
-            theirs = term.tensors(_of(lesson, term.source))
+            theirs = term.tensors(_of(expected, term.source))
             if len(mine) != len(theirs):
                 raise ValueError(
                     f'{term.source or "the model"} returns {len(mine)} '
@@ -185,21 +185,21 @@ class Distiller:
 
 
 class _Distilled:
-    """Put before the student's class: adds the teacher's part to the loss."""
+    """Put before the student's class: adds the distillation loss."""
 
     _distiller: Distiller
 
     def forward(self, *args: Any, mode: str = 'tensor', **kwargs: Any) -> Any:
-        """Runs the student; in training the losses are both."""
+        """Runs the student; in training the distillation terms come on top."""
         distiller = self._distiller
         if mode != 'loss' or not self.training or distiller.teacher is None:
             return super().forward(*args, mode=mode, **kwargs)
-        lesson = distiller.lesson(args, kwargs)
+        expected = distiller.teacher_outputs(args, kwargs)
         with captured(self, distiller.modules) as found:
             losses = super().forward(*args, mode='loss', **kwargs)
-        if '' in lesson:
+        if '' in expected:
             found[''] = super().forward(*args, mode='tensor', **kwargs)
-        return {**losses, **distiller.losses(self, found, lesson)}
+        return {**losses, **distiller.losses(self, found, expected)}
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> nn.Module:
         # `.to(device)` and its kin come through here.

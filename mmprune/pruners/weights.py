@@ -14,7 +14,7 @@ from ..allocation import (
     round_half_up,
 )
 from ..calibration import LossFn, calibrate
-from ..checks import check_choice, check_sparsity
+from ..checks import check_choice, check_sparsity, parse_pattern
 from ..groups import PruneGroup
 from ..importance.magnitude import Magnitude
 from ..masks import clear, weight_regions
@@ -256,21 +256,6 @@ class WeightPruner:
         flat = inputs.reshape(-1, inputs.shape[-1])
         mask = lowest_of_group(flat, size - kept, size).view(inputs.shape)
         return mask.movedim(-1, input_dim)
-
-
-def parse_pattern(pattern: str) -> tuple[int, int]:
-    """Returns N and M of ``'N:M'``: N of every M weights are kept.
-
-    Raises:
-        ValueError: If it is no such pattern.
-    """
-    match = re.fullmatch(r'(\d+):(\d+)', str(pattern))
-    kept, size = map(int, match.groups()) if match else (0, 0)
-    if not 0 < kept < size:
-        raise ValueError(
-            f'a pattern is N:M with 0 < N < M, as 2:4, found {pattern!r}'
-        )
-    return kept, size
 
 
 def prunable_weights(

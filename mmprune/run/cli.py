@@ -6,18 +6,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config, DictAction
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def fail_in_one_sentence(main: Callable) -> Callable:
@@ -85,12 +78,15 @@ def stoppable(hint: Callable[[], str]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def load_config(path: str, options: list[str] | None = None) -> Config:
+def load_config(path: str, options: Sequence[str] = ()) -> 'Config':
     """Returns the config of a file with ``KEY=VALUE`` options merged in.
 
     Raises:
         ValueError: If the file is missing, is no config or has no model.
     """
+    # A second that --help does without.
+    from mmengine.config import Config
+
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
@@ -108,7 +104,7 @@ def load_config(path: str, options: list[str] | None = None) -> Config:
     return cfg
 
 
-def merge_options(cfg: Config, options: list[str] | None) -> None:
+def merge_options(cfg: 'Config', options: Sequence[str] | None) -> None:
     """Merges ``KEY=VALUE`` options into a config, in place.
 
     Raises:
@@ -124,7 +120,9 @@ def merge_options(cfg: Config, options: list[str] | None) -> None:
         ) from error
 
 
-def _parse(options: list[str]) -> dict:
+def _parse(options: Sequence[str]) -> dict:
+    from mmengine.config import DictAction
+
     parsed = {}
     for option in options:
         key, equals, value = option.partition('=')
@@ -136,29 +134,22 @@ def _parse(options: list[str]) -> dict:
     return parsed
 
 
-class Stages:
-    """A progress bar over named stages; plain lines where no terminal is.
+class ProgressBar:
+    """A progress bar over named steps; plain lines where no terminal is.
 
     Args:
-        total: Number of stages.
+        total: Number of steps.
     """
 
     def __init__(self, total: int) -> None:
+        from rich.console import Console
+
         self.total = total
         self.number = 0
         console = Console(stderr=True)
-        self._bar = None
-        if console.is_terminal:
-            self._bar = Progress(
-                BarColumn(20),
-                MofNCompleteColumn(),
-                TextColumn('{task.description}'),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-            )
+        self._bar = _bar(console) if console.is_terminal else None
 
-    def __enter__(self) -> 'Stages':
+    def __enter__(self) -> 'ProgressBar':
         if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task('', total=self.total)
@@ -169,7 +160,7 @@ class Stages:
             self._bar.stop()
 
     def __call__(self, name: str) -> None:
-        """Begins a stage."""
+        """Begins a step."""
         self.number = min(self.number + 1, self.total)
         if self._bar is None:
             line = f'[{self.number}/{self.total}] {name}'
@@ -178,3 +169,22 @@ class Stages:
             self._bar.update(
                 self._task, completed=self.number - 1, description=name
             )
+
+
+def _bar(console: Any) -> Any:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    return Progress(
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn('{task.description}'),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )

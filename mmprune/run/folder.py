@@ -9,21 +9,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
 from ..atomic_file import write_whole
-from ..checkpoints.loading import name_imports
-from ..plan import PruningPlan
-from ..version import __version__
-from .report import markdown, save_json
-
-# What a run writes; with --force all of an older run goes.
-_RUN = re.compile(
-    r'(.+_)?pruned\.(pth|py)|plan\.json|report\.(json|md|html)'
-    r'|(fine_tuned|retrained)(_unstructured)?'
+from ..checkpoints.writing import (
+    name_imports,
+    pruned_model_config,
+    save_pruned,
 )
+from ..plan import PruningPlan
+from .report import markdown, save_json
+from .variants import VARIANTS
+
 _BESIDE = '.writing-'
 # Options that change how a run is done and not what comes out.
 _FREE = ('device', 'latency_runs', 'trust_checkpoint')
@@ -45,7 +43,7 @@ def check_output(folder: Path, force: bool) -> None:
             f'{folder} cannot be written: {existing} is read-only for this '
             'user; choose another --output-dir'
         )
-    found = sorted(p.name for p in folder.glob('*') if _RUN.fullmatch(p.name))
+    found = sorted(p.name for p in folder.glob('*') if _is_ours(p.name))
     if found and not force:
         raise ValueError(
             f'{folder} holds another run ({", ".join(found[:3])}); choose '
@@ -130,8 +128,8 @@ def write(
     """Writes all files of a run; they appear together or not at all.
 
     Args:
-        models: Pruned models, ``structured`` and ``unstructured``.
-        plans: Their plans, under the same names.
+        models: Variant -> pruned model.
+        plans: Variant -> its plan.
         report: What was measured.
         cfg: Config of the dense model.
         meta: Meta of the dense checkpoint; plain entries are carried on.
@@ -146,18 +144,13 @@ def write(
         shutil.rmtree(killed, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(prefix=_BESIDE, dir=folder))
     try:
-        for kind, model in models.items():
-            plan = plans[kind]
-            checkpoint = dict(
-                meta=_meta(meta, cfg, plan), state_dict=_weights(model)
-            )
-            torch.save(checkpoint, beside / names[kind])
-        if 'structured' in plans:
-            plans['structured'].save(beside / 'plan.json')
-            stem = Path(names['structured']).stem
-            (beside / f'{stem}.py').write_text(
-                pruned_config(cfg, names['structured'])
-            )
+        for name, model in models.items():
+            path = beside / names[name]
+            save_pruned(model, plans[name], path, cfg, meta)
+            if VARIANTS[name].plan:
+                plans[name].save(beside / VARIANTS[name].plan)
+                text = pruned_config(cfg, path.name)
+                path.with_suffix('.py').write_text(text)
         save_json(report, beside / 'report.json')
         (beside / 'report.md').write_text(markdown(report))
         _remove_older(folder)
@@ -176,44 +169,52 @@ def write(
 def checkpoint_names(cfg: Config) -> dict[str, str]:
     """Returns how the checkpoints of a config's model are called."""
     family = cfg.get('family', Path(cfg.filename).stem)
-    return dict(
-        unstructured=f'{family}_pruned.pth',
-        structured=f'{family}_structured_pruned.pth',
+    return {
+        name: f'{family}_{variant.ending}'
+        for name, variant in VARIANTS.items()
+    }
+
+
+def training_folder(recipe: str, variant: str, first: bool) -> str:
+    """Returns where a variant is trained, inside the folder of the run.
+
+    Args:
+        recipe: ``fine_tuned`` or ``retrained``.
+        variant: Its name.
+        first: Whether it is the first that is trained.
+    """
+    return recipe if first else f'{recipe}_{variant}'
+
+
+def _is_ours(name: str) -> bool:
+    """Returns whether a run writes a file or folder of that name."""
+    endings, plans, variants = [], [], '|'.join(map(re.escape, VARIANTS))
+    for variant in VARIANTS.values():
+        stem = re.escape(Path(variant.ending).stem)
+        endings.append(f'(.+_)?{stem}\\.(pth|py)')
+        plans += [re.escape(variant.plan)] * bool(variant.plan)
+    pattern = '|'.join(
+        [
+            *endings,
+            *plans,
+            r'report\.(json|md|html)',
+            rf'(fine_tuned|retrained)(_({variants}))?',
+        ]
     )
+    return re.fullmatch(pattern, name) is not None
 
 
 def _remove_older(folder: Path) -> None:
     """Removes an older run, first the report that calls it finished."""
     (folder / 'report.json').unlink(missing_ok=True)
     for path in folder.glob('*'):
-        if not _RUN.fullmatch(path.name):
+        if not _is_ours(path.name):
             continue
         if path.is_dir():
             if (path / 'start.pth').exists():
                 shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _meta(meta: dict, cfg: Config, plan: PruningPlan) -> dict:
-    plain = {
-        k: v
-        for k, v in (meta.items() if isinstance(meta, dict) else ())
-        if isinstance(v, str | int | float | bool) or k == 'dataset_meta'
-    }
-    return {
-        **plain,
-        'cfg': cfg.pretty_text,
-        'mmprune_version': __version__,
-        'pruning_plan': plan.to_dict(),
-    }
-
-
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
 
 
 def pruned_config(cfg: Config, checkpoint: str) -> str:
@@ -228,12 +229,9 @@ def pruned_config(cfg: Config, checkpoint: str) -> str:
     """
     cfg = copy.deepcopy(cfg)
     beside = '{{ fileDirname }}/' + checkpoint
-    data_preprocessor = cfg.get('data_preprocessor')
-    cfg.model = dict(
-        type='mmprune.PrunedModel', model=cfg.model.to_dict(), plan=beside
+    cfg.model = pruned_model_config(
+        cfg.model.to_dict(), beside, cfg.get('data_preprocessor')
     )
-    if data_preprocessor is not None:
-        cfg.model['data_preprocessor'] = data_preprocessor
     cfg.load_from = beside
     cfg.custom_hooks = [
         *cfg.get('custom_hooks', []),

@@ -15,8 +15,6 @@ from mmengine.dist import init_dist
 
 from .port import DEFAULT_PORT, check_port, free_port
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
 # Where each launcher tells a process its rank, the number of processes and
 # the rank on its machine.
 _RANKS = dict(
@@ -112,23 +110,28 @@ def is_first() -> bool:
     return not known or known[0] == '0'
 
 
-def choose_launcher(launcher: str, gpus: int, say: Callable) -> str:
+def set_local_rank(local_rank: int) -> None:
+    """Keeps ``--local-rank`` where PyTorch looks, unless a launcher did."""
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+
+
+def choose_launcher(launcher: str, gpus: int, log: Callable) -> str:
     """Returns the launcher that fits how this process was started.
 
     Args:
         launcher: What was asked for.
         gpus: How many devices were asked for.
-        say: Called with a line when something else is done than asked.
+        log: Called with a line when something else is done than asked.
     """
     world_size = int(os.environ.get('WORLD_SIZE', 1))
     if launcher == 'none' and world_size > 1:
-        say(
+        log(
             f'{world_size} processes were started (WORLD_SIZE): --launcher '
             'none becomes --launcher pytorch'
         )
         return 'pytorch'
     if launcher == 'none' and gpus > 1:
-        say(
+        log(
             f'--gpus {gpus} with --launcher none runs on one device; for '
             f'{gpus} start: {distributed_command(gpus)}'
         )
@@ -150,14 +153,14 @@ def distributed_command(gpus: int, argv: list[str] | None = None) -> str:
 
 
 def set_visible_devices(
-    ids: list[int] | None, launcher: str, say: Callable
+    ids: list[int] | None, launcher: str, log: Callable
 ) -> None:
     """Shows CUDA only the asked devices; to be called before it starts.
 
     Args:
         ids: Numbers of devices, ``None`` for all.
         launcher: Without one only the first device is used.
-        say: Called with a line when the environment said something else.
+        log: Called with a line when the environment said something else.
 
     Raises:
         ValueError: If an id is negative or given twice, or there are fewer
@@ -178,17 +181,17 @@ def set_visible_devices(
     visible = ','.join(map(str, ids if launcher != 'none' else ids[:1]))
     before = os.environ.get('CUDA_VISIBLE_DEVICES')
     if before not in (None, visible):
-        say(f'--gpu-ids: CUDA_VISIBLE_DEVICES is {visible}, was {before}')
+        log(f'--gpu-ids: CUDA_VISIBLE_DEVICES is {visible}, was {before}')
     os.environ['CUDA_VISIBLE_DEVICES'] = visible
 
 
-def start(launcher: str, dist_cfg: dict | None, say: Callable) -> Team:
+def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
     """Joins the processes of a run; alone where the launcher is ``none``.
 
     Args:
-        launcher: One of :data:`LAUNCHERS`.
+        launcher: As ``--launcher`` takes it.
         dist_cfg: ``env_cfg.dist_cfg`` of the config.
-        say: Called with what was started; says it on rank 0 only.
+        log: Called with what was started; says it on rank 0 only.
 
     Raises:
         ValueError: If the launcher's environment is absent or the master
@@ -200,14 +203,14 @@ def start(launcher: str, dist_cfg: dict | None, say: Callable) -> Team:
         _read_environment(launcher)
         if is_first():
             _check_master_port()
-        _join(dict(dist_cfg or {}), say)
+        _join(dict(dist_cfg or {}), log)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     waiting = dist.new_group(backend='gloo', timeout=_WAIT)
     device = int(os.environ['LOCAL_RANK'])
     devices = [None] * world_size
     name = device if torch.cuda.is_available() else 'cpu'
     dist.all_gather_object(devices, name, group=waiting)
-    say(f'distributed training: world_size {world_size}, devices {devices}')
+    log(f'distributed training: world_size {world_size}, devices {devices}')
     return Team(rank, world_size, waiting)
 
 
@@ -256,13 +259,13 @@ def _first_host(nodes: str) -> str:
     return hosts.stdout.split()[0]
 
 
-def _join(dist_cfg: dict, say: Callable) -> None:
+def _join(dist_cfg: dict, log: Callable) -> None:
     backend = dist_cfg.pop('backend', 'nccl')
     if torch.cuda.is_available():
         init_dist('pytorch', backend=backend, **dist_cfg)
         return
     if backend != 'gloo':
-        say(f'no CUDA device: backend gloo in place of {backend}')
+        log(f'no CUDA device: backend gloo in place of {backend}')
     timeout = dist_cfg.get('timeout')
     limit = {}
     if timeout is not None:

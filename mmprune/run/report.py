@@ -22,12 +22,6 @@ _COLUMNS = (
 )
 
 
-def weights_mb(model: nn.Module) -> float:
-    """Returns the size of a model's state dict in megabytes."""
-    tensors = model.state_dict().values()
-    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
-
-
 def group_rows(plan: PruningPlan, groups: list[PruneGroup]) -> list[dict]:
     """Returns one row per group: its units, how many stay, and why dense."""
     unscored = plan.provenance.get('unscored', {})
@@ -68,6 +62,65 @@ def kind_rows(groups: list[dict]) -> list[dict]:
         kind['units'] += row['units']
         kind['kept'] += row['kept']
     return list(kinds.values())
+
+
+def unit_tables(
+    dense: nn.Module,
+    model: nn.Module,
+    plan: PruningPlan,
+    groups: list[PruneGroup],
+    reason: Callable[[str], str],
+) -> dict[str, list[dict]]:
+    """Returns the tables about a model that lost units, by name.
+
+    Args:
+        dense: The dense model.
+        model: The pruned model.
+        plan: What it lost.
+        groups: All groups, dense ones too.
+        reason: Returns why a tensor is not covered.
+    """
+    shapes = {n: tuple(t.shape) for n, t in named_tensors(dense).items()}
+    rows = group_rows(plan, groups)
+    return dict(
+        groups=rows,
+        kinds=kind_rows(rows),
+        uncovered=uncovered_rows(dense, groups, reason),
+        modules=module_rows(shapes, model),
+        tensors=tensor_rows(shapes, model),
+    )
+
+
+def weight_tables(
+    shapes: dict[str, tuple[int, ...]], model: nn.Module
+) -> dict[str, list[dict]]:
+    """Returns the tables about a model with zeros, by name.
+
+    Args:
+        shapes: Tensor name -> shape in the dense model.
+        model: The pruned model.
+    """
+    return dict(weights=module_rows(shapes, model))
+
+
+def variants_of(report: dict) -> dict[str, dict]:
+    """Returns the variants of a report, name -> what it has about each.
+
+    Each has ``removes`` (``units`` or ``weights``) and the tables of its
+    kind. Reports that were written before variants had names are read, too.
+    """
+    if 'variants' in report:
+        return report['variants']
+    found = {}
+    if 'groups' in report:
+        names = ('groups', 'kinds', 'uncovered', 'modules', 'tensors')
+        tables = {name: report[name] for name in names if name in report}
+        found['structured'] = dict(removes='units', **tables)
+    if 'weights' in report:
+        found['unstructured'] = dict(
+            removes='weights', weights=report['weights']
+        )
+    return found
 
 
 def module_rows(
@@ -169,37 +222,40 @@ def markdown(report: dict) -> str:
         summary_table(report['models']),
         report['notes'],
     ]
-    if report.get('kinds'):
-        parts.append('## Units removed (structured)')
-        parts.append(
-            _table(
-                report['kinds'],
-                ('granularity', 'groups', 'dense_groups', 'units', 'kept'),
-            )
-        )
-    if report.get('groups'):
-        parts.append('## Groups')
-        parts.append(
-            _table(
-                [r for r in report['groups'] if not r['dense_because']],
-                ('group', 'granularity', 'units', 'kept', 'sparsity'),
-            )
-        )
-    dense = [r for r in report.get('groups', []) if r['dense_because']]
-    if dense or report.get('uncovered'):
+    variants = variants_of(report)
+    for kind in ('units', 'weights'):
+        for name, tables in variants.items():
+            if tables['removes'] == kind:
+                parts += _sections(name, tables)
+    return '\n\n'.join(p for p in parts if p) + '\n'
+
+
+def _sections(name: str, tables: dict) -> list[str]:
+    """Returns the parts of the page about one variant."""
+    parts = []
+    if tables.get('kinds'):
+        columns = ('granularity', 'groups', 'dense_groups', 'units', 'kept')
+        parts.append(f'## Units removed ({name})')
+        parts.append(_table(tables['kinds'], columns))
+    groups = tables.get('groups') or []
+    if groups:
+        columns = ('group', 'granularity', 'units', 'kept', 'sparsity')
+        pruned = [r for r in groups if not r['dense_because']]
+        parts += ['## Groups', _table(pruned, columns)]
+    dense = [r for r in groups if r['dense_because']]
+    uncovered = tables.get('uncovered')
+    if dense or uncovered:
         parts.append('## Kept dense, and why')
     if dense:
         parts.append(_table(dense, ('group', 'units', 'dense_because')))
-    if report.get('uncovered'):
-        parts.append(
-            _table(report['uncovered'], ('tensor', 'params', 'dense_because'))
-        )
-    if report.get('weights'):
-        parts.append('## Sparsity per weight (unstructured)')
-        parts.append(
-            _table(report['weights'], ('tensor', 'dense_shape', 'sparsity'))
-        )
-    return '\n\n'.join(p for p in parts if p) + '\n'
+    if uncovered:
+        columns = ('tensor', 'params', 'dense_because')
+        parts.append(_table(uncovered, columns))
+    if tables.get('weights'):
+        columns = ('tensor', 'dense_shape', 'sparsity')
+        parts.append(f'## Sparsity per weight ({name})')
+        parts.append(_table(tables['weights'], columns))
+    return parts
 
 
 def _table(rows: list[dict], columns: tuple[str, ...]) -> str:

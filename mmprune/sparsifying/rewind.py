@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..atomic_file import save_checkpoint
+from ..checkpoints.comparing import difference
 from ..checkpoints.reading import load_checkpoint_file
 
 
@@ -67,23 +68,9 @@ class RewindPoint:
 
     def check_fits(self, model: nn.Module, name: str | Path) -> None:
         """Raises ``ValueError`` if keys or shapes are not the model's."""
-        wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-        found = {k: tuple(v.shape) for k, v in self.weights.items()}
-        differing = sorted(
-            key
-            for key in {*wanted, *found}
-            if wanted.get(key) != found.get(key)
-        )
-        if differing:
-            shown = ', '.join(
-                f'{k} {found.get(k, "absent")} for {wanted.get(k, "none")}'
-                for k in differing[:3]
-            )
-            raise ValueError(
-                f'{name} does not fit the model in {len(differing)} tensors '
-                f'({shown}); give the rewind point of this model and number '
-                'of classes'
-            )
+        problem = difference(model.state_dict(), self.weights)
+        if problem:
+            raise ValueError(f'{name} does not fit the model: {problem}')
 
     def restore(self, model: nn.Module) -> None:
         """Copies the weights into the model's own tensors, in place.

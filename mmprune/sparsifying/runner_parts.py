@@ -7,9 +7,10 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
+from ..family import build_family
 from ..groups import PruneGroup
 from ..pruners.protection import protect_frozen
-from ..registry import FUNCTIONS, TASK_UTILS
+from ..registry import FUNCTIONS
 from .masking import Masking
 
 
@@ -76,8 +77,7 @@ def groups_of(
                 'give the config a `pruning` entry'
             )
     elif 'pruning' in runner.cfg:
-        cfg = runner.cfg
-        find = TASK_UTILS.build({**cfg.pruning, 'cfg': cfg}).groups
+        find = build_family(runner.cfg).groups
     else:
         raise ValueError(
             'nothing says which groups the model has; give the hook '

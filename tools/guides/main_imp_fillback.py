@@ -8,7 +8,6 @@ which. New runs are better started with tools/train.py.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mmengine.config import Config  # noqa: E402
 from train import train  # noqa: E402
 
 from mmprune.loops.earlier_names import renamed  # noqa: E402
-from mmprune.run import launch, training  # noqa: E402
+from mmprune.run import flags, launch, options, training  # noqa: E402
 from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
@@ -47,13 +46,14 @@ LEAST_STD = 0.03
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the flags; those that were not given are ``None``."""
-    parser = argparse.ArgumentParser(
-        description='Iterative pruning of a ViT with the flags of the guide.'
+    parser = flags.make_parser(
+        'Iterative pruning of a ViT with the flags of the guide.',
+        options.LaunchOptions,
     )
     _add_run_flags(parser.add_argument)
     _add_pruning_flags(parser.add_argument)
     args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    launch.set_local_rank(args.local_rank)
     return args
 
 
@@ -62,14 +62,14 @@ def _add_run_flags(add) -> None:
     add('--dataset', default='cifar10', help='cifar10, cifar100 or digits')
     add('--data', help='folder of the images')
     add('--epochs', type=int, default=60, help='of each pruning state')
-    add('--batch_size', type=int, default=128)
-    add('--lr', type=float, default=0.01)
-    add('--momentum', type=float, default=0.9)
-    add('--weight_decay', type=float, default=1e-4)
+    add('--batch_size', type=int, default=128, help='images of a step')
+    add('--lr', type=float, default=0.01, help='learning rate')
+    add('--momentum', type=float, default=0.9, help='of SGD')
+    add('--weight_decay', type=float, default=1e-4, help='of SGD')
     add('--warmup', type=int, default=20, help='epochs')
     add('--decreasing_lr', default='91,136', help='epochs, lr x 0.1 at each')
-    add('--seed', type=int, default=0)
-    add('--workers', type=int, default=4)
+    add('--seed', type=int, default=0, help='of weights and data')
+    add('--workers', type=int, default=4, help='processes that read data')
     add('--print_freq', type=int, default=50, help='iterations')
     add('--init', help='first weights: read if there, else written')
     add('--vit_pretrained', action='store_true', help='ImageNet weights')
@@ -77,8 +77,6 @@ def _add_run_flags(add) -> None:
     add('--save_dir', help='where checkpoints and logs go')
     add('--exp_name', help='name of the run in its logs and results')
     add('--resume', action='store_true', help='go on in save_dir')
-    add('--launcher', choices=launch.LAUNCHERS, default='none')
-    add('--local-rank', '--local_rank', type=int, default=0)
     add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in mmengine')
 
 
@@ -94,7 +92,12 @@ def _add_pruning_flags(add) -> None:
     add('--sorting_mode', default='global', help='global or layer-wise')
     add('--fillback_rate', type=float, help='fraction that comes back')
     add('--prune_type', default='lt', help='lt, rewind_lt or pt')
-    add('--rewind_epoch', type=int, default=0)
+    add(
+        '--rewind_epoch',
+        type=int,
+        default=0,
+        help='of rewind_lt: epoch of the weights that are restored',
+    )
     add('--reg_granularity_prune', type=float, help='final strength of rsst')
     add('--RST_schedule', help='how the strength grows')
     add('--exponents', type=float, help='of exp_custom_exponents')
@@ -262,15 +265,15 @@ def main(argv: list[str] | None = None) -> None:
     check(args)
     cfg = config_from(args)
     merge_options(cfg, args.cfg_options)
-    say = print if launch.is_first() else (lambda _: None)
-    training.with_safety(cfg, say=say)
+    log = print if launch.is_first() else (lambda _: None)
+    training.with_safety(cfg, log=log)
     if args.resume:
         last = training.last_checkpoint(Path(cfg.work_dir))
         if last is None:
-            say(f'--resume: no checkpoint in {cfg.work_dir}, starting anew')
+            log(f'--resume: no checkpoint in {cfg.work_dir}, starting anew')
         else:
             cfg.load_from, cfg.resume = str(last), True
-    train(cfg, args.launcher, say)
+    train(cfg, args.launcher, log)
 
 
 if __name__ == '__main__':

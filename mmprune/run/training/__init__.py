@@ -7,24 +7,26 @@ from .run import (
     last_checkpoint,
     run_training,
     runner_for,
+    runner_with,
     trained,
 )
-from .stage import Stage, Wanted, check, prepare
+from .stage import Stage, check, prepare, recipe_of
 from .start import digest
 
 __all__ = [
     'FINE_TUNE',
     'RETRAIN',
     'Stage',
-    'Wanted',
     'check',
     'data_problem',
     'digest',
     'evaluate',
     'last_checkpoint',
     'prepare',
+    'recipe_of',
     'run_training',
     'runner_for',
+    'runner_with',
     'trained',
     'with_amp',
     'with_safety',

@@ -1,6 +1,7 @@
 """From the config of the dense model to the one that trains a pruned one."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ...atomic_file import write_whole
-from ...checkpoints.loading import name_imports
+from ...checkpoints.writing import name_imports, pruned_model_config
+from .length import Length
 
 # The checkpoint that a training folder starts from; it carries weights, plan
 # and, to fine-tune, the optimizer's state.
 START = 'start.pth'
+# mmengine's own, for a config without one.
+_CHECKPOINT = dict(type='CheckpointHook', interval=1)
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,6 @@ FINE_TUNE = Recipe('fine_tuned', 0.1, 500, carry_on=True)
 RETRAIN = Recipe('retrained', 0.5, 1000, carry_on=False)
 
 
-@dataclass(frozen=True)
-class Length:
-    """How long a run is.
-
-    Args:
-        epochs: Epochs of this run.
-        epoch_length: Iterations of one, on each rank.
-        first: Epochs that the checkpoint has behind it.
-    """
-
-    epochs: int
-    epoch_length: int
-    first: int = 0
-
-
 def check_trainable(cfg: Config) -> None:
     """Refuses a config that this workflow cannot train.
 
@@ -71,20 +60,13 @@ def check_trainable(cfg: Config) -> None:
             'which fine-tuning and retraining scale; give one optimizer '
             'with its learning rate'
         )
-    if not cfg.train_cfg.get('by_epoch', True) or str(
-        cfg.train_cfg.get('type')
-    ).endswith('IterBasedTrainLoop'):
-        raise ValueError(
-            f'{cfg.filename} trains by iterations, --fine-tune-epochs counts '
-            'epochs; give it train_cfg = dict(by_epoch=True, max_epochs=...)'
-        )
 
 
 def training_config(
     cfg: Config,
     recipe: Recipe,
     length: Length,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Config:
     """Returns the config of a run that trains a pruned model.
 
@@ -96,30 +78,64 @@ def training_config(
         cfg: Config of the dense model; it is left as it is.
         recipe: Fine-tune or retrain.
         length: How long.
-        say: Called with a line when something is not as asked for.
+        log: Called with a line when something is not as asked for.
     """
     new = copy.deepcopy(cfg)
     start = '{{ fileDirname }}/' + START
-    new.model = dict(
-        type='mmprune.PrunedModel', model=cfg.model.to_dict(), plan=start
+    new.model = pruned_model_config(
+        cfg.model.to_dict(), start, cfg.get('data_preprocessor')
     )
-    if cfg.get('data_preprocessor') is not None:
-        new.model['data_preprocessor'] = cfg.data_preprocessor
     new.load_from = start
     new.resume = recipe.carry_on
     new.work_dir = '{{ fileDirname }}'
-    before = new.train_cfg.get('max_epochs', length.epochs)
-    new.train_cfg.max_epochs = length.first + length.epochs
+    before = _set_length(new, length)
     new.optim_wrapper.optimizer.lr *= recipe.lr_factor
     schedulers = new.get('param_scheduler') or []
     if isinstance(schedulers, dict):
         schedulers = [schedulers]
     new.param_scheduler = schedule(
-        schedulers, recipe, length, length.epochs / before, say
+        schedulers, recipe, length, length.steps / before, log
     )
     name_imports(new)
     new.pop('pruning', None)
     return new
+
+
+def _set_length(cfg: Config, length: Length) -> int:
+    """Sets the loop of a training config; returns its length before."""
+    if str(cfg.train_cfg.get('type')) == 'mmprune.IterativePruningLoop':
+        # Each of its rounds is a training; here is one, of a pruned model.
+        old = cfg.train_cfg
+        cfg.train_cfg = dict(by_epoch=True, max_epochs=old.epochs)
+        cfg.train_cfg.val_interval = old.get('val_interval', 1)
+    key = 'max_epochs' if length.by_epoch else 'max_iters'
+    before = cfg.train_cfg.get(key, length.steps)
+    cfg.train_cfg[key] = length.last
+    if not length.by_epoch:
+        _count_iterations(cfg, length)
+    return before
+
+
+def _count_iterations(cfg: Config, length: Length) -> None:
+    """Makes checkpoints and logs count iterations, in place."""
+    hooks = dict(cfg.get('default_hooks') or {})
+    checkpoint = hooks.get('checkpoint', _CHECKPOINT)
+    if checkpoint and checkpoint.get('by_epoch', True):
+        interval = checkpoint.get('interval', 1) * length.epoch_length
+        hooks['checkpoint'] = {
+            **checkpoint,
+            'by_epoch': False,
+            'interval': min(interval, length.steps),
+        }
+    cfg.default_hooks = hooks
+    processor = dict(cfg.get('log_processor') or {})
+    processor.setdefault('by_epoch', False)
+    cfg.log_processor = processor
+    if length.first:
+        cfg.custom_hooks = [
+            *(cfg.get('custom_hooks') or []),
+            dict(type='mmprune.UnreadDataHook', iterations=length.first),
+        ]
 
 
 def schedule(
@@ -127,7 +143,7 @@ def schedule(
     recipe: Recipe,
     length: Length,
     stretch: float,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> list[dict]:
     """Returns the schedulers of a run: a warm-up, and the config's others.
 
@@ -138,10 +154,10 @@ def schedule(
         schedulers: Those of the config.
         recipe: Gives the warm-up and the factor of learning rates.
         length: Of the run.
-        stretch: Epochs of the run over those of the config.
-        say: Called with a line when the warm-up is shortened.
+        stretch: Length of the run over that of the config.
+        log: Called with a line when the warm-up is shortened.
     """
-    iterations = length.epochs * length.epoch_length
+    iterations = length.iterations
     factor = 1 / 3
     rest = []
     for scheduler in schedulers:
@@ -151,7 +167,7 @@ def schedule(
             rest.append(_stretched(scheduler, stretch, recipe, length))
     steps = min(recipe.warmup, iterations // 2)
     if steps < recipe.warmup:
-        say(
+        log(
             f'the warm-up of {recipe.warmup} iterations is shortened to '
             f'{steps}: the run has only {iterations}'
         )
@@ -182,9 +198,9 @@ def _stretched(
     scheduler: dict, stretch: float, recipe: Recipe, length: Length
 ) -> dict:
     new = dict(scheduler)
-    total = length.epochs
-    if not new.get('by_epoch', True):
-        total *= length.epoch_length
+    total = length.iterations
+    if new.get('by_epoch', True):
+        total = math.ceil(total / length.epoch_length)
     for key in ('begin', 'T_max', 'step_size', 'total_steps', 'total_iters'):
         if new.get(key):
             new[key] = max(1, round(new[key] * stretch))
@@ -217,7 +233,7 @@ def with_plan(cfg: Config, sparse: bool) -> None:
 def with_safety(
     cfg: Config,
     seed: int | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Makes a training survive a stop at any moment, in place.
 
@@ -228,11 +244,10 @@ def with_safety(
     Args:
         cfg: A training config.
         seed: For a config without one.
-        say: Called with a line when a setting of the config is changed.
+        log: Called with a line when a setting of the config is changed.
     """
     hooks = dict(cfg.get('default_hooks') or {})
-    stock = dict(type='CheckpointHook', interval=1)
-    checkpoint = hooks.get('checkpoint', stock)
+    checkpoint = hooks.get('checkpoint', _CHECKPOINT)
     if checkpoint and checkpoint['type'] == 'CheckpointHook':
         hooks['checkpoint'] = {
             **checkpoint,
@@ -243,7 +258,7 @@ def with_safety(
     if not any(_is_seed_hook(hook['type']) for hook in custom):
         custom.append(dict(type='mmprune.SeedHook'))
         if cfg.train_dataloader.get('persistent_workers'):
-            say(
+            log(
                 'persistent_workers is switched off for training: no '
                 'checkpoint could hold the random state of its workers'
             )

@@ -4,17 +4,19 @@ import copy
 import numbers
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed
-from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ...checkpoints.reading import load_checkpoint_file
-from ...models import fitted, load_weights
+from ...models import fitted, loaded_model
+from .length import trains_by_epoch
 
 
 def data_problem(cfg: Config, key: str) -> str:
@@ -73,11 +75,15 @@ class _KeepsConfig(Runner):
         """Writes nothing; the visualizer stores the config with the logs."""
 
 
-def runner_for(cfg: Config) -> Runner:
+def runner_for(cfg: Config, model: nn.Module | None = None) -> Runner:
     """Builds a Runner, also where several processes have no GPU.
 
     Its messages are its own: mmengine would share them between two runs of
     one process that start in the same second.
+
+    Args:
+        cfg: Its config.
+        model: Takes the place of the config's, with its weights.
     """
     cfg = copy.deepcopy(cfg)
     if is_distributed() and not torch.cuda.is_available():
@@ -93,7 +99,41 @@ def runner_for(cfg: Config) -> Runner:
         cfg.experiment_name = f'{stem}_{time.time_ns()}'
     own = Path(cfg.filename or '').resolve()
     inside = own == Path(cfg.work_dir).resolve() / own.name
-    return (_KeepsConfig if inside else Runner).from_cfg(cfg)
+    kind = _KeepsConfig if inside else Runner
+    return (kind if model is None else _holding(model, kind)).from_cfg(cfg)
+
+
+def runner_with(cfg: Config, checkpoint: dict, path: str | Path) -> Runner:
+    """Builds a Runner around the model of a checkpoint that is read already.
+
+    Its config says what it is, as if the Runner had built and loaded it.
+
+    Args:
+        cfg: Config of the dense model.
+        checkpoint: What the file holds, dense or pruned.
+        path: The file.
+
+    Raises:
+        ValueError: If the checkpoint does not fit the model.
+    """
+    model = loaded_model(cfg, checkpoint, path)
+    cfg = copy.deepcopy(cfg)
+    cfg.model = fitted(cfg.model, checkpoint, path)
+    cfg.load_from, cfg.resume = str(path), False
+    return runner_for(cfg, model)
+
+
+def _holding(model: nn.Module, kind: type[Runner]) -> type[Runner]:
+    """Returns a Runner that neither builds its model nor loads weights."""
+
+    class Holding(kind):
+        def build_model(self, _: Any) -> nn.Module:
+            return model
+
+        def load_or_resume(self) -> None:
+            self._has_loaded = True
+
+    return Holding
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -121,7 +161,7 @@ def run_training(path: Path, launcher: str, resume: bool) -> None:
     before = last_checkpoint(path.parent) if resume else None
     if before is not None:
         cfg.load_from, cfg.resume = str(before), True
-    if before is None or _epoch(before) < cfg.train_cfg.max_epochs:
+    if before is None or not _is_finished(before, cfg.train_cfg):
         runner_for(cfg).train()
 
 
@@ -140,8 +180,11 @@ def trained(folder: Path) -> Path:
     return last
 
 
-def _epoch(path: Path) -> int:
-    return int(load_checkpoint_file(path)['meta'].get('epoch', 0))
+def _is_finished(path: Path, train_cfg: dict) -> bool:
+    meta = load_checkpoint_file(path)['meta']
+    if trains_by_epoch(train_cfg):
+        return int(meta.get('epoch', 0)) >= train_cfg.max_epochs
+    return int(meta.get('iter', 0)) >= train_cfg.max_iters
 
 
 def evaluate(
@@ -159,14 +202,8 @@ def evaluate(
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         cfg.pop(key, None)
     cfg.pop('param_scheduler', None)
-    loaded = load_checkpoint_file(checkpoint)
-    cfg.model = fitted(cfg.model, loaded, checkpoint)
-    cfg.load_from, cfg.resume = str(checkpoint), False
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
-    runner = runner_for(cfg)
-    model = runner.model
-    model = model.module if is_model_wrapper(model) else model
-    load_weights(model, loaded, checkpoint)
+    runner = runner_with(cfg, load_checkpoint_file(checkpoint), checkpoint)
     return {
         name: float(value)
         for name, value in runner.test().items()

@@ -8,10 +8,13 @@ from mmengine.config import Config
 
 from ...atomic_file import save_checkpoint
 from ...checkpoints.reading import load_checkpoint_file
+from ..options import TrainingOptions
 from .distill import distilled
+from .length import Length, asked_steps
 from .recipe import (
+    FINE_TUNE,
+    RETRAIN,
     START,
-    Length,
     Recipe,
     check_trainable,
     scale_lr,
@@ -26,36 +29,14 @@ from .start import add_optimizer, carried_state, start_checkpoint
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the command line asks of a training.
-
-    Args:
-        recipe: Fine-tune or retrain.
-        epochs: Of this run.
-        seed: For a config without one.
-        amp: Whether in mixed precision.
-        auto_scale_lr: Whether the learning rate follows the batch size.
-        distill: Weight of the distillation loss, ``None`` for none.
-        max_keep: Checkpoints that are kept, -1 for all.
-    """
-
-    recipe: Recipe
-    epochs: int
-    seed: int = 0
-    amp: bool = False
-    auto_scale_lr: bool = False
-    distill: float | None = None
-    max_keep: int = -1
-
-
-@dataclass(frozen=True)
 class Stage:
     """A checked training, ready to be written into a folder.
 
     Args:
         cfg: Config of the dense model.
         dense: The dense checkpoint.
-        wanted: What was asked for.
+        options: What was asked for.
+        seed: For a config without one.
         length: How long it is.
         dataset_meta: Meta information of the training data.
         world_size: Number of processes.
@@ -63,27 +44,48 @@ class Stage:
 
     cfg: Config
     dense: Path
-    wanted: Wanted
+    options: TrainingOptions
+    seed: int
     length: Length
     dataset_meta: dict | None
     world_size: int
 
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return recipe_of(self.options)
 
-def check(cfg: Config, dense: Path, wanted: Wanted, world_size: int) -> Stage:
+
+def recipe_of(options: TrainingOptions) -> Recipe:
+    """Returns the recipe that was asked for."""
+    return RETRAIN if options.retrain else FINE_TUNE
+
+
+def check(
+    cfg: Config,
+    dense: Path,
+    options: TrainingOptions,
+    seed: int,
+    world_size: int,
+) -> Stage:
     """Refuses what cannot be trained, before anything is pruned.
 
     Raises:
         ValueError: If so.
     """
     check_trainable(cfg)
+    steps, by_epoch = asked_steps(
+        cfg, options.fine_tune_epochs, options.fine_tune_iters
+    )
     epoch_length, dataset_meta = prepare_data(cfg)
     first = 0
-    if wanted.recipe.carry_on:
+    if recipe_of(options).carry_on:
         meta = load_checkpoint_file(dense).get('meta')
-        epoch = meta.get('epoch') if isinstance(meta, dict) else None
-        first = epoch if isinstance(epoch, int) else 0
-    length = Length(wanted.epochs, epoch_length, first)
-    return Stage(cfg, dense, wanted, length, dataset_meta, world_size)
+        key = 'epoch' if by_epoch else 'iter'
+        count = meta.get(key) if isinstance(meta, dict) else None
+        first = count if isinstance(count, int) else 0
+    length = Length(steps, epoch_length, first, by_epoch)
+    return Stage(cfg, dense, options, seed, length, dataset_meta, world_size)
 
 
 def prepare(
@@ -91,7 +93,7 @@ def prepare(
     pruned: Path,
     folder: Path,
     resume: bool,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Path:
     """Writes start checkpoint and config of a training, on one rank.
 
@@ -100,7 +102,7 @@ def prepare(
         pruned: The pruned checkpoint.
         folder: Where.
         resume: Whether to leave a training that has begun as it is.
-        say: Called with lines about what was decided.
+        log: Called with lines about what was decided.
 
     Returns:
         The config.
@@ -110,7 +112,7 @@ def prepare(
     """
     checkpoint = load_checkpoint_file(pruned)
     sparse = bool(checkpoint['meta']['pruning_plan'].get('sparse'))
-    cfg = _config(stage, sparse, folder, say)
+    cfg = _config(stage, sparse, folder, log)
     path = folder / Path(cfg.filename).name
     if resume and last_checkpoint(folder) is not None:
         if path.exists() and path.read_text() == cfg.pretty_text:
@@ -126,13 +128,13 @@ def prepare(
     start = start_checkpoint(checkpoint, stage.length, stage.dataset_meta)
     save_checkpoint(start, folder / START)
     write_config(cfg, folder)
-    if stage.wanted.recipe.carry_on:
+    if stage.recipe.carry_on:
         dense = load_checkpoint_file(stage.dense)
         state, reason = carried_state(dense, stage.cfg, checkpoint)
         if reason:
-            say(f'the optimizer starts afresh: {reason}')
+            log(f'the optimizer starts afresh: {reason}')
         else:
-            say(f'the optimizer carries on the state of {len(state)} weights')
+            log(f'the optimizer carries on the state of {len(state)} weights')
         # Read back: only there the paths lead somewhere.
         add_optimizer(start, Config.fromfile(path), state, stage.length)
         save_checkpoint(start, folder / START)
@@ -140,20 +142,20 @@ def prepare(
 
 
 def _config(
-    stage: Stage, sparse: bool, folder: Path, say: Callable[[str], None]
+    stage: Stage, sparse: bool, folder: Path, log: Callable[[str], None]
 ) -> Config:
-    wanted = stage.wanted
-    cfg = training_config(stage.cfg, wanted.recipe, stage.length, say)
-    if wanted.distill is not None:
-        distilled(cfg, stage.dense, folder, wanted.distill)
+    options = stage.options
+    cfg = training_config(stage.cfg, stage.recipe, stage.length, log)
+    if options.distill is not None:
+        distilled(cfg, stage.dense, folder, options.distill)
     with_plan(cfg, sparse)
-    with_safety(cfg, wanted.seed, say)
+    with_safety(cfg, stage.seed, log)
     checkpoint = cfg.default_hooks.get('checkpoint')
     if checkpoint is not None:
-        checkpoint.max_keep_ckpts = wanted.max_keep
-    if wanted.amp:
+        checkpoint.max_keep_ckpts = options.max_keep_ckpts
+    if options.amp:
         with_amp(cfg)
-    if wanted.auto_scale_lr:
+    if options.auto_scale_lr:
         factor = scale_lr(cfg, stage.world_size)
-        say(f'--auto-scale-lr: learning rate times {factor:g}')
+        log(f'--auto-scale-lr: learning rate times {factor:g}')
     return cfg

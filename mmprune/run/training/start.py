@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...models import build_model
 from ...plan import PruningPlan
 from ...surgery import kept_index
-from .recipe import Length
+from .length import Length
 
 # Hyperparameters that tell one family of optimizers from another.
 _TELLING = {'betas', 'momentum', 'alpha', 'rho', 'lr_decay'}
@@ -22,7 +22,7 @@ _TELLING = {'betas', 'momentum', 'alpha', 'rho', 'lr_decay'}
 def start_checkpoint(
     pruned: dict, length: Length, dataset_meta: dict | None
 ) -> dict:
-    """Returns a checkpoint with weights and plan, at the epoch to start from.
+    """Returns a checkpoint with weights and plan, where to start from.
 
     Args:
         pruned: The pruned checkpoint.
@@ -31,8 +31,8 @@ def start_checkpoint(
     """
     return dict(
         meta=dict(
-            epoch=length.first,
-            iter=length.first * length.epoch_length,
+            epoch=length.first if length.by_epoch else 0,
+            iter=length.first_iteration,
             dataset_meta=dataset_meta,
             pruning_plan=pruned['meta']['pruning_plan'],
         ),

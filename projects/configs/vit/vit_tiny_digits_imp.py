@@ -12,6 +12,11 @@ with 6 heads of 8 and 192 neurons: 24 heads and 768 neurons, of which 7 and
 RSST needs a strong and early penalty in so few steps of AdamW:
 `--cfg-options train_cfg.decay.shape=power train_cfg.decay.exponent=1
 train_cfg.decay.strength=20`.
+
+In one step, from the weights of any training:
+
+    python tools/prune_and_retrain.py \
+        projects/configs/vit/vit_tiny_digits_imp.py CHECKPOINT
 """
 
 _base_ = ['../_base_/vit_runtime.py']
@@ -32,6 +37,9 @@ model = dict(
         type='ImgDataPreprocessor', mean=[127.5], std=[127.5]
     ),
 )
+
+# What can be removed, for tools/prune_and_retrain.py.
+pruning = dict(type='mmprune.Family', adapters=['mmprune.vit_groups'])
 
 train_cfg = dict(
     type='mmprune.IterativePruningLoop',

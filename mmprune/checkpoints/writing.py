@@ -1,0 +1,102 @@
+"""Pruned models on disk: their checkpoints, and configs that build them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..atomic_file import save_checkpoint
+from ..plan import PruningPlan
+from ..version import __version__
+
+
+def save_pruned(
+    model: nn.Module,
+    plan: PruningPlan,
+    path: str | Path,
+    cfg: Config | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a pruned model, whole or not at all.
+
+    The file carries its plan, so that it can be loaded into the model of the
+    dense config, and nothing that a safe loader refuses.
+
+    Args:
+        model: The pruned model.
+        plan: What was removed from it.
+        path: Where.
+        cfg: Config of the dense model, kept as text.
+        meta: Meta of the dense checkpoint; plain entries are carried on.
+    """
+    checkpoint = dict(
+        meta=_meta(meta or {}, cfg, plan), state_dict=_weights(model)
+    )
+    save_checkpoint(checkpoint, path)
+
+
+def pruned_model_config(
+    model: dict,
+    plan: dict | str | Path,
+    data_preprocessor: dict | None = None,
+) -> dict:
+    """Returns the config of a model after surgery.
+
+    Args:
+        model: Config of the dense model, or of a pruned one whose plan is to
+            be another.
+        plan: What ``mmprune.PrunedModel`` takes.
+        data_preprocessor: Where the config has it beside the model.
+    """
+    if model['type'] != 'mmprune.PrunedModel':
+        model = dict(
+            type='mmprune.PrunedModel', model=without_pretrained(model)
+        )
+    new = {**model, 'plan': plan}
+    if data_preprocessor is not None:
+        new['data_preprocessor'] = data_preprocessor
+    return new
+
+
+def without_pretrained(model: dict) -> dict:
+    """Returns the config of a model whose weights a checkpoint gives.
+
+    Where it is used, those that its training began with need not be there.
+    """
+    return {**model, 'pretrained': None} if model.get('pretrained') else model
+
+
+def name_imports(cfg: Config) -> None:
+    """Makes a config import mmprune when it is read, in place."""
+    imports = dict(cfg.get('custom_imports') or dict(imports=[]))
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else names
+    imports['imports'] = sorted({'mmprune', *names})
+    cfg.custom_imports = imports
+
+
+def _meta(
+    meta: Mapping[str, Any], cfg: Config | None, plan: PruningPlan
+) -> dict:
+    plain = {
+        k: v
+        for k, v in (meta.items() if isinstance(meta, Mapping) else ())
+        if isinstance(v, str | int | float | bool) or k == 'dataset_meta'
+    }
+    text = {} if cfg is None else {'cfg': cfg.pretty_text}
+    return {
+        **plain,
+        **text,
+        'mmprune_version': __version__,
+        'pruning_plan': plan.to_dict(),
+    }
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }

@@ -1,0 +1,35 @@
+"""The short names of the criteria, as ``--importance`` takes them."""
+
+CRITERIA = {
+    'l1': dict(type='mmprune.Magnitude', p=1),
+    'l2': dict(type='mmprune.Magnitude', p=2),
+    'bn_scale': dict(type='mmprune.BNScale'),
+    'taylor': dict(type='mmprune.Taylor'),
+    'saliency': dict(type='mmprune.Saliency'),
+    'activation': dict(type='mmprune.Activation'),
+    'remain': dict(type='mmprune.Remain'),
+    'random': dict(type='mmprune.Random'),
+}
+
+# They have nothing to say about a single weight.
+ONLY_UNITS = ('bn_scale', 'activation', 'remain')
+
+
+def criterion_config(name: str, seed: int = 0) -> dict:
+    """Returns the config of a criterion.
+
+    Args:
+        name: A key of :data:`CRITERIA`.
+        seed: Of the random criterion.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in CRITERIA:
+        raise ValueError(
+            f'no criterion is called {name!r}; there are {", ".join(CRITERIA)}'
+        )
+    config = dict(CRITERIA[name])
+    if name == 'random':
+        config['seed'] = seed
+    return config

@@ -1,0 +1,52 @@
+"""A training by iterations that goes on from the count of another."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class UnreadDataHook(Hook):
+    """Spares a training the data of the one before it.
+
+    mmengine's ``IterBasedTrainLoop`` reads, and drops, a batch for every
+    iteration that the checkpoint has behind it, so that a resumed run sees
+    the data that comes next. Those of an earlier training were read in
+    another order, and reading them again takes hours for nothing.
+
+    Args:
+        iterations: Count of the earlier training.
+    """
+
+    # After SeedHook, which replaces the iterator.
+    priority = 'HIGH'
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+
+    def before_train(self, runner: Runner) -> None:
+        """Replaces the iterator over the data."""
+        loop = runner.train_loop
+        loop.dataloader_iterator = LateIterator(
+            loop.dataloader_iterator, self.iterations
+        )
+
+
+class LateIterator:
+    """An iterator whose first items are ``None`` and cost nothing."""
+
+    def __init__(self, items: Iterator, skipped: int) -> None:
+        self._items, self._skipped = items, skipped
+
+    def __iter__(self) -> 'LateIterator':
+        return self
+
+    def __next__(self) -> Any:
+        if self._skipped > 0:
+            self._skipped -= 1
+            return None
+        return next(self._items)

@@ -1,0 +1,222 @@
+"""Pruning from Python: a model and an example go in, a smaller model comes
+out."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from .adapters import (
+    deformable_groups,
+    distilbert_groups,
+    ffn_groups,
+    llama_groups,
+    mha_groups,
+    traced_groups,
+    vit_groups,
+)
+from .cost import cost_table
+from .criteria import criterion_config
+from .groups import PruneGroup
+from .pruners import (
+    TOLERANCE,
+    StructuredPruner,
+    check_groups,
+    masked_difference,
+)
+from .surgery import apply_plan
+
+# In this order a dimension of a tensor is given to a group.
+ADAPTERS = (
+    vit_groups,
+    distilbert_groups,
+    llama_groups,
+    deformable_groups,
+    mha_groups,
+    ffn_groups,
+)
+
+
+def prune(
+    model: nn.Module,
+    example: Tensor | Sequence | Mapping,
+    ratio: float = 0.3,
+    *,
+    criterion: str | dict | Callable = 'l1',
+    scope: str = 'global',
+    target: str = 'units',
+    round_to: int = 1,
+    min_keep: int = 1,
+    protect: Sequence[str] = (),
+    batches: Iterable[Any] = (),
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+) -> nn.Module:
+    """Returns a smaller copy of a model; the model is left as it is.
+
+    What was removed is in the copy's ``pruning_plan``. Before it is
+    returned, its outputs for the example are compared with those of the
+    model whose units are masked; groups of units for which the two differ
+    stay whole.
+
+    Args:
+        model: Any model for which groups are found, see :func:`find_groups`.
+        example: What the model is called with: a tensor, a tuple of
+            arguments, or a dict of named ones.
+        ratio: Fraction to remove, in ``[0, 1)``.
+        criterion: ``l1``, ``l2``, ``bn_scale``, ``taylor`` or ``random``, or
+            a criterion or its config.
+        scope: ``global`` or ``layer``: where units compete.
+        target: What the ratio counts: ``units``, ``params`` or ``macs``.
+        round_to: Kept channels and neurons are a multiple of this.
+        min_keep: Channels and neurons that every group keeps.
+        protect: Regular expressions; groups whose name or tensors match stay
+            whole.
+        batches: Calibration data, for ``taylor``.
+        loss: Returns the loss of the model on a batch, for the same.
+
+    Raises:
+        ValueError: If no group is found, the ratio cannot be met, or the
+            pruned model computes something else than the masked one.
+    """
+    if isinstance(criterion, str):
+        criterion = criterion_config(criterion)
+    pruner = StructuredPruner(
+        ratio,
+        importance=criterion,
+        target=target,
+        scope=scope,
+        round_to=round_to,
+        min_keep=min_keep,
+        protect=protect,
+    )
+
+    def forward(net: nn.Module) -> Any:
+        return call(net, example)
+
+    dense = copy.deepcopy(model).eval()
+    groups = check_groups(dense, find_groups(dense, forward), forward)
+    if all(group.dense for group in groups):
+        raise ValueError(_nothing_found(model, groups))
+    costs = cost_table(dense, forward) if target != 'units' else None
+    plan = pruner(dense, groups, batches=batches, loss_fn=loss, costs=costs)
+    difference = masked_difference(dense, plan, forward)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            'the pruned model computes something else than the masked one '
+            f'(outputs differ by {difference:.1e} of their scale); protect '
+            'parts of it'
+        )
+    pruned = copy.deepcopy(model)
+    apply_plan(pruned, plan)
+    return pruned
+
+
+def call(model: nn.Module, example: Tensor | Sequence | Mapping) -> Any:
+    """Returns the outputs of a model for an example."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    if isinstance(example, Tensor):
+        return model(example)
+    return model(*example)
+
+
+def find_groups(
+    model: nn.Module, forward: Callable[[nn.Module], Any]
+) -> list[PruneGroup]:
+    """Returns the groups of any model: those of adapters, then channels.
+
+    All adapters are asked. Where two of them cut the same dimension of a
+    tensor, the group that comes second stays whole and says so. Channels are
+    traced where the model has convolutions one behind the other.
+
+    Args:
+        model: The model, in eval mode.
+        forward: Runs it on an example.
+    """
+    owners: dict[tuple[str, int], tuple[Any, str]] = {}
+    groups = []
+    for find in (*ADAPTERS, traced_groups):
+        if find is traced_groups:
+            found = _channels(model, forward)
+        else:
+            found = _asked(find, model)
+        for group in found:
+            group = _named_once(group, groups)
+            if not group.dense:
+                group = _without_overlap(group, find, owners)
+            groups.append(group)
+    return groups
+
+
+def _asked(find: Callable, model: nn.Module) -> list[PruneGroup]:
+    try:
+        return list(find(model))
+    except AttributeError as error:
+        # A class of the name that the adapter knows, and of another make.
+        warnings.warn(
+            f'{find.__name__} does not fit this model and is left out: '
+            f'{error}',
+            stacklevel=4,
+        )
+        return []
+
+
+def _channels(
+    model: nn.Module, forward: Callable[[nn.Module], Any]
+) -> Iterator[PruneGroup]:
+    convolutions = [
+        m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)
+    ]
+    # A single one, as the patches of a ViT, has its channels read by others.
+    if len(convolutions) < 2:
+        return
+    try:
+        yield from list(traced_groups(copy.deepcopy(model), forward))
+    except Exception as error:
+        # Whatever torch-pruning raises on a graph that it cannot follow.
+        warnings.warn(
+            'the channels of this model cannot be traced and stay whole: '
+            f'{type(error).__name__}: {str(error)[:200]}',
+            stacklevel=4,
+        )
+
+
+def _named_once(group: PruneGroup, groups: list[PruneGroup]) -> PruneGroup:
+    """The group, under a name that no other has."""
+    names = {g.name for g in groups}
+    if group.name not in names:
+        return group
+    return replace(group, name=f'{group.name} ({group.granularity}s)')
+
+
+def _without_overlap(
+    group: PruneGroup,
+    find: Callable,
+    owners: dict[tuple[str, int], tuple[Any, str]],
+) -> PruneGroup:
+    """The group; whole if another adapter has one of its dimensions."""
+    places = {(part.tensor, part.dim) for part in group.slices}
+    for place in sorted(places):
+        owner, name = owners.get(place, (find, ''))
+        # One adapter's groups are made for each other, as heads and points
+        # of an attention.
+        if owner is not find:
+            return replace(
+                group,
+                dense=f'dimension {place[1]} of {place[0]} belongs to {name}',
+            )
+    owners.update(dict.fromkeys(places, (find, group.name)))
+    return group
+
+
+def _nothing_found(model: nn.Module, groups: list[PruneGroup]) -> str:
+    reasons = sorted({group.dense for group in groups})
+    why = f' ({"; ".join(reasons[:3])})' if reasons else ''
+    return (
+        f'no units of {type(model).__name__} can be removed: {len(groups)} '
+        f'groups were found and none is open{why}; write its groups as in '
+        'docs/add_a_family.md'
+    )

@@ -1,0 +1,288 @@
+"""The options that commands have, each written once; see ``flags.py``."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks import parse_pattern
+from ..criteria import CRITERIA, ONLY_UNITS, criterion_config
+from .flags import argument, check_values, option
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+MODES = ('both', 'structured', 'unstructured')
+DEFAULT_EPOCHS = 6
+
+# -- flags that commands share ---------------------------------------------
+
+
+def config_options() -> Any:
+    """Returns the field of ``--cfg-options``."""
+    return option(
+        (),
+        'changes of the config, as in mmengine',
+        nargs='+',
+        metavar='KEY=VALUE',
+    )
+
+
+def trust_checkpoint() -> Any:
+    """Returns the field of ``--trust-checkpoint``."""
+    return option(
+        False,
+        'unpickle a checkpoint that the safe loader refuses; it may run code',
+    )
+
+
+def annotations() -> Any:
+    """Returns the field of ``--ann-file``."""
+    return option(
+        None,
+        'info file of the data',
+        shown="the config's",
+        metavar='FILE',
+    )
+
+
+def work_dir() -> Any:
+    """Returns the field of ``--work-dir``."""
+    return option(
+        None,
+        'where logs, checkpoints and metrics go',
+        shown="the config's work_dir, else work_dirs/NAME",
+    )
+
+
+def amp() -> Any:
+    """Returns the field of ``--amp``."""
+    return option(False, 'mixed precision; needs CUDA')
+
+
+def auto_scale_lr() -> Any:
+    """Returns the field of ``--auto-scale-lr``."""
+    return option(
+        False, "learning rate by the config's auto_scale_lr and the batch"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """How the processes of a command were started."""
+
+    launcher: str = option(
+        'none', 'what started the processes', choices=LAUNCHERS
+    )
+    local_rank: int = option(
+        0,
+        'given by torch.distributed.launch',
+        also=('--local_rank',),
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+# -- pruning ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningOptions:
+    """How to prune."""
+
+    sparsity: float = option(
+        0.3,
+        'fraction to remove, in [0, 1)',
+        flag='--pruning-ratio',
+        least=0,
+        below=1,
+    )
+    mode: str = option('both', 'which pruned models to make', choices=MODES)
+    importance: str = option(
+        'l1', 'which units or weights matter', choices=tuple(CRITERIA)
+    )
+    scope: str = option(
+        'global',
+        'where they compete: in the whole model, in each layer or, single '
+        'weights only, in each row',
+        choices=('global', 'layer', 'row'),
+    )
+    pattern: str | None = option(
+        None,
+        'zeros of the unstructured model: N of M neighbouring weights stay, '
+        'as 2:4, whatever the ratio',
+        metavar='N:M',
+    )
+    target: str = option(
+        'units',
+        'what the ratio counts in structured pruning',
+        choices=('units', 'params', 'macs'),
+    )
+    round_to: int = option(
+        1, 'kept channels and neurons are a multiple of this', least=1
+    )
+    min_keep: int = option(
+        1, 'channels and neurons that every group keeps', least=1
+    )
+    protect: tuple[str, ...] = option(
+        (),
+        'groups and weights that stay dense; may be repeated',
+        action='append',
+        metavar='REGEX',
+    )
+    prune_frozen: bool = option(
+        False, 'prune the stem and stages that training freezes, too'
+    )
+    seed: int = option(0, 'of the random criterion, and of a training')
+    device: str = option('cpu', 'where to prune: cpu or cuda[:N]')
+    latency_runs: int = option(5, 'timed runs per model, 0 for none', least=0)
+    ann_file: str | None = annotations()
+    trust_checkpoint: bool = trust_checkpoint()
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
+        if self.mode == 'structured' and self.pattern is not None:
+            raise ValueError(
+                f'--pattern {self.pattern} is one of single weights, and '
+                '--mode structured removes whole units; give --mode '
+                'unstructured or both, or leave --pattern out'
+            )
+        if self.mode != 'unstructured' and self.scope == 'row':
+            raise ValueError(
+                '--scope row compares the single weights of a row, and '
+                f'--mode {self.mode} removes whole units; give --mode '
+                'unstructured, or --scope layer'
+            )
+        if self.mode == 'unstructured' and self.importance in ONLY_UNITS:
+            raise ValueError(
+                f'--importance {self.importance} scores channels, and --mode '
+                'unstructured zeroes single weights; give --mode structured, '
+                'or another criterion'
+            )
+
+    def criterion(self) -> dict:
+        """Returns the config of the criterion."""
+        return criterion_config(self.importance, self.seed)
+
+    def weight_importance(self) -> str:
+        """Returns the criterion of single weights.
+
+        One that scores only units leaves them to their magnitude.
+        """
+        return 'l1' if self.importance in ONLY_UNITS else self.importance
+
+
+# -- training --------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How pruned models are trained."""
+
+    fine_tune: bool = option(False, 'train the pruned model')
+    retrain: bool = option(
+        False, 'with --fine-tune: from epoch 0, with a larger learning rate'
+    )
+    fine_tune_epochs: int | None = option(
+        None,
+        'epochs of either training',
+        type=int,
+        shown=str(DEFAULT_EPOCHS),
+        least=1,
+    )
+    fine_tune_iters: int | None = option(
+        None,
+        'iterations of either training, for a config that trains by '
+        'iterations',
+        type=int,
+        least=1,
+    )
+    train: str | None = option(
+        None,
+        'which models to train',
+        choices=('structured', 'unstructured', 'both'),
+        shown='the structured one, if --mode makes it',
+    )
+    distill: float | None = option(
+        None,
+        'learn from the dense model too; weight 1 if none is given',
+        nargs='?',
+        type=float,
+        const=1.0,
+        metavar='WEIGHT',
+        shown='off',
+    )
+    amp: bool = amp()
+    auto_scale_lr: bool = auto_scale_lr()
+    max_keep_ckpts: int = option(-1, 'checkpoints to keep, -1 for all')
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        asked = [
+            flag
+            for flag, given in (
+                ('--retrain', self.retrain),
+                ('--fine-tune-iters', self.fine_tune_iters is not None),
+                ('--train', self.train),
+                ('--distill', self.distill is not None),
+                ('--amp', self.amp),
+                ('--auto-scale-lr', self.auto_scale_lr),
+            )
+            if given
+        ]
+        if asked and not self.fine_tune:
+            raise ValueError(
+                f'{", ".join(asked)} goes with --fine-tune, without which '
+                'nothing is trained; add it'
+            )
+        if None not in (self.fine_tune_epochs, self.fine_tune_iters):
+            raise ValueError(
+                '--fine-tune-epochs and --fine-tune-iters are two lengths of '
+                'one training; give the one that the config counts in'
+            )
+        if self.distill is not None and not self.distill > 0:
+            raise ValueError(
+                f'--distill takes a positive weight, found {self.distill}'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run of pruning and training reads and writes."""
+
+    config: str = argument('config of the dense model')
+    checkpoint: str = argument('trained weights of the dense model')
+    output_dir: str = option('./pruned_models', 'where results go')
+    force: bool = option(False, 'overwrite another run there')
+    resume: bool = option(False, 'go on where the same command was stopped')
+    eval: bool | None = option(
+        None,
+        'evaluate all models at the end',
+        action=argparse.BooleanOptionalAction,
+        shown='after a training',
+    )
+    cfg_options: tuple[str, ...] = config_options()
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not self.output_dir:
+            raise ValueError(
+                '--output-dir is empty; give a folder to write to'
+            )
+        if self.resume and self.force:
+            raise ValueError(
+                '--resume keeps what --force removes; give one of them'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """The devices of a run."""
+
+    gpus: int = option(1, 'number of devices', least=1)
+    gpu_ids: tuple[int, ...] = option(
+        (), 'their numbers', nargs='+', type=int, shown='all'
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)

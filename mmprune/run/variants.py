@@ -1,0 +1,200 @@
+"""The models that a run makes of the dense one: an open list.
+
+A further way to make a smaller model is one more entry of :data:`VARIANTS`;
+folder, report, evaluation and resume iterate over them.
+"""
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..cost_table import CostTable
+from ..criteria import criterion_config
+from ..groups import PruneGroup
+from ..plan import PruningPlan
+from ..pruners import (
+    TOLERANCE,
+    StructuredPruner,
+    WeightPruner,
+    check_groups,
+    masked_difference,
+)
+from ..surgery import apply_plan
+from ..version import __version__
+from .options import PruningOptions
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What variants are made of.
+
+    Args:
+        model: The dense model, in eval mode; it is left as it is.
+        groups: What its family yields, protected ones with the reason.
+        family: Its family, which has the data.
+        costs: What its weights cost.
+    """
+
+    model: nn.Module
+    groups: list[PruneGroup]
+    family: Any
+    costs: CostTable
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A variant that was made.
+
+    Args:
+        model: The pruned model.
+        plan: What was removed.
+        groups: Those that were open or dense in the end, with the reasons.
+        row: What the report says about it beside its cost.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    groups: list[PruneGroup]
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+Make = Callable[[Dense, PruningOptions, Callable[[str], None]], Pruned]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to make a smaller model.
+
+    Args:
+        make: Makes it.
+        removes: ``units`` or ``weights``: what tables show of it.
+        ending: Ends the name of its checkpoint, after the family's.
+        plan: Name of the file with its plan, empty for none. Such a variant
+            has another shape, and comes with a config that builds it.
+    """
+
+    make: Make
+    removes: str
+    ending: str
+    plan: str = ''
+
+
+def zero_weights(
+    dense: Dense, options: PruningOptions, progress: Callable[[str], None]
+) -> Pruned:
+    """Makes the model in which single weights are zero."""
+    progress('zeroing weights')
+    model = copy.deepcopy(dense.model)
+    name = options.weight_importance()
+    pruner = WeightPruner(
+        None if options.pattern else options.sparsity,
+        importance=criterion_config(name, options.seed),
+        scope=options.scope,
+        pattern=options.pattern,
+        protect=_protected(options.protect, dense.groups),
+    )
+    plan = pruner(model, **_data(pruner, dense.family))
+    return Pruned(model, plan, dense.groups)
+
+
+def remove_units(
+    dense: Dense, options: PruningOptions, progress: Callable[[str], None]
+) -> Pruned:
+    """Makes the model without its least important units.
+
+    Raises:
+        ValueError: If the ratio cannot be met, or the pruned model computes
+            something else than the masked one.
+    """
+    progress('scoring and choosing units')
+    groups = dense.groups
+    plan = _unit_plan(dense, groups, options)
+    progress('checking that masked equals pruned')
+    difference = _difference(dense, plan)
+    if not difference <= TOLERANCE:
+        groups = check_groups(dense.model, groups, dense.family.forward)
+        plan = _unit_plan(dense, groups, options)
+        difference = masked_difference(dense.model, plan, dense.family.forward)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            'the pruned model would compute something else than the masked '
+            f'one (outputs differ by {difference:.1e} of their scale); '
+            'nothing was written, please report this with the config'
+        )
+    model = copy.deepcopy(dense.model)
+    apply_plan(model, plan)
+    return Pruned(model, plan, groups, dict(masked_difference=difference))
+
+
+VARIANTS = {
+    'unstructured': Variant(zero_weights, 'weights', 'pruned.pth'),
+    'structured': Variant(
+        remove_units, 'units', 'structured_pruned.pth', 'plan.json'
+    ),
+}
+
+
+def chosen(mode: str) -> dict[str, Variant]:
+    """Returns the variants that ``--mode`` asks for."""
+    if mode == 'both':
+        return {
+            name: VARIANTS[name] for name in ('unstructured', 'structured')
+        }
+    return {mode: VARIANTS[mode]}
+
+
+def _data(pruner: Any, family: Any) -> dict[str, Any]:
+    """Returns calibration data for a criterion that needs it."""
+    if not {'grad', 'activation'} & pruner.importance.needs:
+        return {}
+    return dict(batches=family.batches(), loss_fn=family.loss)
+
+
+def _protected(
+    patterns: tuple[str, ...], groups: list[PruneGroup]
+) -> tuple[str, ...]:
+    """The patterns, and the exact names of what the protected groups hold."""
+    names = {
+        s.tensor
+        for g in groups
+        if g.dense.startswith('protected by')
+        for s in g.producers
+    }
+    return (*patterns, *(f'^{re.escape(name)}$' for name in sorted(names)))
+
+
+def _unit_plan(
+    dense: Dense, groups: list[PruneGroup], options: PruningOptions
+) -> PruningPlan:
+    pruner = StructuredPruner(
+        options.sparsity,
+        importance=options.criterion(),
+        target=options.target,
+        scope=options.scope,
+        round_to=options.round_to,
+        min_keep=options.min_keep,
+    )
+    data = _data(pruner, dense.family)
+    plan = pruner(dense.model, groups, costs=dense.costs, **data)
+    source = None
+    if data:
+        family = dense.family
+        source = getattr(family, 'calibration_source', family.source)
+    plan.provenance.update(
+        mmprune=__version__, protect=list(options.protect), calibration=source
+    )
+    return plan
+
+
+def _difference(dense: Dense, plan: PruningPlan) -> float:
+    """Masked against pruned; infinite if they do not run, which
+    `check_groups` then explains group by group."""
+    try:
+        return masked_difference(dense.model, plan, dense.family.forward)
+    except (RuntimeError, ValueError, IndexError):
+        return math.inf
