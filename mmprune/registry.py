@@ -1,32 +1,25 @@
 """Registries of mmprune: children of mmengine's, found by ``mmprune.X``."""
 
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import LOOPS as MMENGINE_LOOPS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine import registry as parents
 from mmengine.registry import Registry
 
 # `locations` are imported when a config first asks for `mmprune.X`, so a
 # stock Runner needs no `custom_imports`.
 HOOKS = Registry(
     'hook',
-    parent=MMENGINE_HOOKS,
+    parent=parents.HOOKS,
     scope='mmprune',
     locations=['mmprune.hooks'],
 )
 MODELS = Registry(
     'model',
-    parent=MMENGINE_MODELS,
+    parent=parents.MODELS,
     scope='mmprune',
     locations=['mmprune.models', 'mmprune.models.timm_classifier'],
 )
 TASK_UTILS = Registry(
     'task util',
-    parent=MMENGINE_TASK_UTILS,
+    parent=parents.TASK_UTILS,
     scope='mmprune',
     locations=[
         'mmprune.family',
@@ -37,31 +30,31 @@ TASK_UTILS = Registry(
 )
 FUNCTIONS = Registry(
     'function',
-    parent=MMENGINE_FUNCTIONS,
+    parent=parents.FUNCTIONS,
     scope='mmprune',
     locations=['mmprune.adapters', 'mmprune.hooks'],
 )
 LOOPS = Registry(
     'loop',
-    parent=MMENGINE_LOOPS,
+    parent=parents.LOOPS,
     scope='mmprune',
     locations=['mmprune.loops'],
 )
 DATASETS = Registry(
     'dataset',
-    parent=MMENGINE_DATASETS,
+    parent=parents.DATASETS,
     scope='mmprune',
     locations=['mmprune.datasets'],
 )
 TRANSFORMS = Registry(
     'transform',
-    parent=MMENGINE_TRANSFORMS,
+    parent=parents.TRANSFORMS,
     scope='mmprune',
     locations=['mmprune.datasets'],
 )
 METRICS = Registry(
     'metric',
-    parent=MMENGINE_METRICS,
+    parent=parents.METRICS,
     scope='mmprune',
     locations=['mmprune.metrics'],
 )

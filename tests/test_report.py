@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mmprune.cost import weights_mb
 from mmprune.groups import PruneGroup, Slice
 from mmprune.plan import PruningPlan
 from mmprune.run.report import (
@@ -12,7 +13,6 @@ from mmprune.run.report import (
     module_rows,
     summary_table,
     uncovered_rows,
-    weights_mb,
 )
 
 GROUPS = [

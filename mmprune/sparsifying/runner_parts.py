@@ -7,10 +7,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from ..family import build_family
 from ..groups import PruneGroup
 from ..pruners.protection import protect_frozen
-from ..registry import FUNCTIONS
+from ..registry import FUNCTIONS, TASK_UTILS
 from .masking import Masking
 
 
@@ -77,7 +76,8 @@ def groups_of(
                 'give the config a `pruning` entry'
             )
     elif 'pruning' in runner.cfg:
-        find = build_family(runner.cfg).groups
+        cfg = runner.cfg
+        find = TASK_UTILS.build({**cfg.pruning, 'cfg': cfg}).groups
     else:
         raise ValueError(
             'nothing says which groups the model has; give the hook '
