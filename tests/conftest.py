@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # Workers share the cores, and so do the processes that tests start.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
