@@ -40,10 +40,24 @@ env_cfg = dict(dist_cfg=dict(backend='nccl'))
 """
 
 
+def write_files(folder):
+    config = write_config(folder, CONFIG + PAIRS)
+    return config, write_checkpoint(folder, momentum=True, epoch=2)
+
+
 @pytest.fixture
 def files(tmp_path):
-    config = write_config(tmp_path, CONFIG + PAIRS)
-    return config, write_checkpoint(tmp_path, momentum=True, epoch=2)
+    return write_files(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+    """What one process trains that accumulates two samples."""
+    options = ['--cfg-options', 'optim_wrapper.accumulative_counts=2']
+    files = write_files(tmp_path_factory.mktemp('alone'))
+    folder, words = command(files, *TRAIN, *options)
+    runpy.run_path(str(PRUNE))['main'](list(map(str, words)))
+    return folder
 
 
 def unused_port() -> int:
@@ -81,8 +95,8 @@ def execute(words, **env):
     )
 
 
-def command(files, *flags, out='out'):
-    folder = files[0].parent / out
+def command(files, *flags):
+    folder = files[0].parent / 'out'
     quick = ['--latency-runs', '0', '--no-eval', '--output-dir', folder]
     return folder, [*files, *quick, *flags]
 
@@ -92,7 +106,7 @@ TRAIN = ('--fine-tune', '--fine-tune-epochs', '2', '--mode', 'structured')
 
 @pytest.mark.parametrize('launcher', ['run', 'launch'])
 def test_two_ranks_equal_one_process_that_accumulates_two_samples(
-    files, launcher
+    files, alone, launcher
 ):
     torchrun = [sys.executable, '-m', f'torch.distributed.{launcher}']
     torchrun += ['--nproc_per_node=2', f'--master_port={unused_port()}']
@@ -108,9 +122,6 @@ def test_two_ranks_equal_one_process_that_accumulates_two_samples(
     assert found.count('wrote') == 6  # rank 0 alone writes
     two = load_checkpoint_file(folder / 'fine_tuned' / 'epoch_4.pth')
 
-    options = ['--cfg-options', 'optim_wrapper.accumulative_counts=2']
-    alone, words = command(files, *TRAIN, *options, out='alone')
-    runpy.run_path(str(PRUNE))['main'](list(map(str, words)))
     one = load_checkpoint_file(alone / 'fine_tuned' / 'epoch_4.pth')
     start = load_checkpoint_file(alone / 'fine_tuned' / 'start.pth')
     assert one['meta']['iter'] == 2 * two['meta']['iter'] == 24
