@@ -424,6 +424,45 @@ def test_a_report_without_modules_has_no_tree():
     assert cut_tree(dict(weights=weights), 'weights').kept == 0.75
 
 
+def test_each_variant_shows_what_it_lost(tmp_path):
+    zeros = [dict(tensor='a.weight', dense_shape=[4, 4], sparsity=0.25)]
+    units = {k: REPORT[k] for k in ('groups', 'kinds', 'modules')}
+    variants = dict(
+        wanda=dict(removes='weights', weights=zeros),
+        kgsp=dict(removes='units', **units),
+        ptq4=dict(removes='bits'),
+        sparsegpt=dict(removes='weights', weights=zeros),
+    )
+    report = dict(models=REPORT['models'], variants=variants)
+    text = Page(render(write_run(tmp_path / 'run', report))).text
+    places = [
+        text.index(part)
+        for part in (
+            'Units removed: kgsp',
+            '4 of 8 channels',
+            'Weights set to zero: wanda',
+            'Weights set to zero: sparsegpt',
+        )
+    ]
+    assert places == sorted(places)
+    assert 'ptq4' not in text
+
+
+@pytest.mark.parametrize(
+    ('lost', 'text'),
+    [
+        (['modules', 'groups'], '4 of 8 channels'),
+        (['weights'], 'Weights of the unstructured model set to zero'),
+        (['modules', 'weights'], 'Weights set to zero: unstructured'),
+    ],
+)
+def test_a_report_without_variants_has_one_of_each_kind(tmp_path, lost, text):
+    zeros = [dict(tensor='a.weight', dense_shape=[4, 4], sparsity=0.25)]
+    whole = dict(REPORT, weights=zeros)
+    report = {key: whole[key] for key in ('models', *lost)}
+    assert text in Page(render(write_run(tmp_path / 'run', report))).text
+
+
 # ---- the page
 
 
