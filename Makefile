@@ -25,7 +25,8 @@ demo: setup
 	@$(VENV_PYTHON) tools/demo.py
 
 test: setup
-	@$(VENV_PYTHON) -m pytest -m 'not slow'
+	@$(VENV_PYTHON) -m pytest -m 'not slow' \
+		-n logical --maxprocesses 8 --dist worksteal
 
 lint: setup
 	@$(VENV_PYTHON) -m ruff check .

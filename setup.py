@@ -54,6 +54,7 @@ EXTRAS = {
         'codespell>=2.3',
         'pytest>=8.0',
         'pytest-cov>=5.0',
+        'pytest-xdist>=3.6',
         'ruff>=0.9',
     ],
 }

@@ -1,16 +1,32 @@
 """Fixtures that every test may use."""
 
+import gc
 import os
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # Workers share the cores, and so do the processes that tests start.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import mmprune  # noqa: E402, F401  (serves mmcv's ops before mmdet3d loads)
+
+
+def pytest_collection_finish() -> None:
+    """Keeps what the imports made out of every later garbage collection.
+
+    mmengine collects garbage for each data set that it builds, which takes
+    longer than most tests if all of torch is looked through.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,6 @@
 """Import repairs, safe checkpoints, and the guard of pruned checkpoints."""
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -26,6 +27,7 @@ from mmprune.checkpoints.reading import (
     load_checkpoint_file,
     trust_checkpoints,
 )
+from mmprune.compat.adafactor import adafactor, imported_late
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -107,6 +109,8 @@ def test_a_compiled_extension_is_left_alone(tmp_path):
 
 def test_repairs_reach_a_runner_imported_before_mmprune():
     code = (
+        # mmengine asks for it, which takes long.
+        'import sys; sys.modules["transformers"] = None\n'
         'from mmengine.runner import runner, checkpoint\n'
         'old = runner._load_checkpoint_to_model\n'
         'import mmprune\n'
@@ -125,6 +129,55 @@ def test_the_repaired_module_keeps_its_source():
         runner_module._load_checkpoint_to_model
         is checkpoint._load_checkpoint_to_model
     )
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch) -> Path:
+    """A transformers that is not imported yet."""
+    path = tmp_path / 'transformers.py'
+    path.write_text('def Adafactor(lr): return ("made", lr)\nBertModel = 7\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [m for m in sys.modules if m.split('.')[0] == path.stem]:
+        monkeypatch.delitem(sys.modules, name)
+    yield path
+    sys.modules.pop('transformers', None)
+
+
+def test_transformers_is_imported_when_its_optimizer_is_built(library):
+    with imported_late():
+        from transformers import Adafactor
+    assert Adafactor is adafactor
+    assert 'transformers' not in sys.modules
+    assert Adafactor(lr=0.1) == ('made', 0.1)
+    assert 'transformers' in sys.modules
+
+
+def test_any_other_name_is_that_of_transformers(library):
+    with imported_late():
+        import transformers
+
+        assert transformers.BertModel == 7
+        with pytest.raises(ImportError):
+            import transformers.models  # noqa: F401
+    assert sys.modules['transformers'].Adafactor(1) == ('made', 1)
+
+
+def test_where_transformers_is_not_installed_it_is_still_not_there(
+    library, monkeypatch
+):
+    library.unlink()
+    monkeypatch.setattr(sys, 'path', [str(library.parent)])
+    with imported_late(), pytest.raises(ImportError):
+        import transformers  # noqa: F401
+
+
+def test_mmengine_knows_the_optimizer_of_transformers_by_name():
+    if importlib.util.find_spec('transformers') is None:
+        pytest.skip('transformers is not installed')
+    import mmengine.optim  # noqa: F401
+    from mmengine.registry import OPTIMIZERS
+
+    assert OPTIMIZERS.get('Adafactor') is adafactor
 
 
 # ---------------------------------------------------------- checkpoints, read

@@ -107,8 +107,10 @@ def test_features_are_compared_at_the_kept_units(dense):
     student.train()
     keep = plan.keep['net.0']
     assert 0 < len(keep) < 8
-    # The first layer reads the input: what is left of it is unchanged.
-    assert student(**batch(), mode='loss')['loss_distill_net.0'] == 0
+    # The first layer reads the input: what is left of it is unchanged, but
+    # a product of another width may round differently.
+    loss = student(**batch(), mode='loss')['loss_distill_net.0']
+    assert loss.item() < 1e-13
     with torch.no_grad():
         student.net[0].bias += 2
     loss = student(**batch(), mode='loss')['loss_distill_net.0']

@@ -276,19 +276,27 @@ def test_a_config_names_what_exists(path):
     )
 
 
-def write_run(folder: Path, values: list[float], gone: list[int]) -> Path:
+# What older runs call today's entries of rounds.json.
+TODAY = dict(round='round', pruned='pruned', exported='exported')
+BEFORE = dict(round='state', pruned='gone', exported='shipped')
+
+
+def write_run(
+    folder: Path, values: list[float], pruned: list[int], keys: dict = TODAY
+) -> Path:
     """A folder as a run leaves it, with one layer of four heads."""
+    layer = dict(group='a', granularity='head', units=4)
     rounds = [
-        dict(
-            state=i,
-            asked=dict(head=g / 4),
-            met=dict(head=g / 4),
-            layers=[dict(group='a', granularity='head', units=4, gone=g)],
-            metrics={'Acc@1': value},
-            residual=None,
-            seconds=1.0,
-        )
-        for i, (value, g) in enumerate(zip(values, gone, strict=True))
+        {
+            keys['round']: i,
+            'asked': dict(head=count / 4),
+            'met': dict(head=count / 4),
+            'layers': [{**layer, keys['pruned']: count}],
+            'metrics': {'Acc@1': value},
+            'residual': None,
+            'seconds': 1.0,
+        }
+        for i, (value, count) in enumerate(zip(values, pruned, strict=True))
     ]
     row = dict(params=100, macs=50, latency_ms=2.0)
     data = dict(
@@ -296,16 +304,29 @@ def write_run(folder: Path, values: list[float], gone: list[int]) -> Path:
         rounds=rounds,
         models=dict(dense=row, structured={**row, 'params': 40, 'macs': 10}),
         masked_difference=1e-7,
-        shipped='pruned.pth',
     )
+    data[keys['exported']] = 'pruned.pth'
     folder.mkdir()
     (folder / 'rounds.json').write_text(json.dumps(data))
     return folder
 
 
+def test_a_run_of_several_models_has_a_row_for_each():
+    models = {
+        name: dict(params=size, macs=size, latency_ms=None)
+        for name, size in (('dense', 8), ('wanda', 8), ('ptq4', 2))
+    }
+    data = dict(models=models, masked_difference=0.0)
+    rows = compare.cost_table(dict(one=data))['rows']
+    assert [row[:3] for row in rows] == [
+        ['one: wanda', 8, '100.0%'],
+        ['one: ptq4', 2, '25.0%'],
+    ]
+
+
 def test_runs_are_compared_round_by_round(tmp_path, capsys):
     one = write_run(tmp_path / 'one', [90, 80, 70], [0, 1, 2])
-    two = write_run(tmp_path / 'two', [90, 70.5, 75], [0, 2, 2])
+    two = write_run(tmp_path / 'two', [90, 70.5, 75], [0, 2, 2], BEFORE)
     out = tmp_path / 'out'
     compare.main([f'refill={one}', f'rsst={two}', '--out', str(out)])
     found = json.loads((out / 'comparison.json').read_text())
@@ -339,9 +360,10 @@ def test_runs_are_compared_round_by_round(tmp_path, capsys):
     assert "has no metric 'Acc@1'" in capsys.readouterr().err
 
 
-def test_a_sweep_leaves_finished_runs_alone(tmp_path, capsys):
+@pytest.mark.parametrize('keys', [TODAY, BEFORE])
+def test_a_sweep_leaves_finished_runs_alone(tmp_path, capsys, keys):
     config = ROOT / 'projects/configs/vit/vit_tiny_digits_imp.py'
-    write_run(tmp_path / config.stem, [90, 80], [0, 1])
+    write_run(tmp_path / config.stem, [90, 80], [0, 1], keys)
     sweep.main([str(config), '--work-dir', str(tmp_path)])
     assert (tmp_path / 'comparison.json').is_file()
     assert '->' not in capsys.readouterr().out

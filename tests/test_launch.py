@@ -15,7 +15,7 @@ from tiny_project import CONFIG, write_checkpoint, write_config
 
 from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.run import launch
-from mmprune.run.port import check_port, free_port, port_is_free
+from mmprune.run.port import check_port, port_is_free
 
 PRUNE = ROOT / 'tools' / 'prune_and_retrain.py'
 GUIDE = ROOT / 'tools' / 'analysis_tools' / 'analysis_struct.py'
@@ -40,10 +40,31 @@ env_cfg = dict(dist_cfg=dict(backend='nccl'))
 """
 
 
+def write_files(folder):
+    config = write_config(folder, CONFIG + PAIRS)
+    return config, write_checkpoint(folder, momentum=True, epoch=2)
+
+
 @pytest.fixture
 def files(tmp_path):
-    config = write_config(tmp_path, CONFIG + PAIRS)
-    return config, write_checkpoint(tmp_path, momentum=True, epoch=2)
+    return write_files(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+    """What one process trains that accumulates two samples."""
+    options = ['--cfg-options', 'optim_wrapper.accumulative_counts=2']
+    files = write_files(tmp_path_factory.mktemp('alone'))
+    folder, words = command(files, *TRAIN, *options)
+    runpy.run_path(str(PRUNE))['main'](list(map(str, words)))
+    return folder
+
+
+def unused_port() -> int:
+    """Returns a port that nobody listens on, another one at each call."""
+    with socket.socket() as server:
+        server.bind(('', 0))
+        return server.getsockname()[1]
 
 
 @pytest.fixture
@@ -74,22 +95,21 @@ def execute(words, **env):
     )
 
 
-def command(files, *flags, out='out'):
-    folder = files[0].parent / out
+def command(files, *flags):
+    folder = files[0].parent / 'out'
     quick = ['--latency-runs', '0', '--no-eval', '--output-dir', folder]
     return folder, [*files, *quick, *flags]
 
 
 TRAIN = ('--fine-tune', '--fine-tune-epochs', '2', '--mode', 'structured')
-PORT = free_port(29700)
 
 
 @pytest.mark.parametrize('launcher', ['run', 'launch'])
 def test_two_ranks_equal_one_process_that_accumulates_two_samples(
-    files, launcher
+    files, alone, launcher
 ):
     torchrun = [sys.executable, '-m', f'torch.distributed.{launcher}']
-    torchrun += ['--nproc_per_node=2', f'--master_port={PORT}']
+    torchrun += ['--nproc_per_node=2', f'--master_port={unused_port()}']
     # The older launcher appends --local-rank; the flags are the guide's.
     guide = ['--gpus', '2', '--gpu-ids', '0', '1', '--launcher', 'pytorch']
     folder, words = command(files, *TRAIN, *guide)
@@ -102,9 +122,6 @@ def test_two_ranks_equal_one_process_that_accumulates_two_samples(
     assert found.count('wrote') == 6  # rank 0 alone writes
     two = load_checkpoint_file(folder / 'fine_tuned' / 'epoch_4.pth')
 
-    options = ['--cfg-options', 'optim_wrapper.accumulative_counts=2']
-    alone, words = command(files, *TRAIN, *options, out='alone')
-    runpy.run_path(str(PRUNE))['main'](list(map(str, words)))
     one = load_checkpoint_file(alone / 'fine_tuned' / 'epoch_4.pth')
     start = load_checkpoint_file(alone / 'fine_tuned' / 'start.pth')
     assert one['meta']['iter'] == 2 * two['meta']['iter'] == 24
@@ -143,7 +160,7 @@ def test_both_ranks_end_with_identical_weights_and_a_difference_is_found(
     script = tmp_path / 'agree.py'
     script.write_text(textwrap.dedent(RANKS_AGREE))
     torchrun = [sys.executable, '-m', 'torch.distributed.run']
-    torchrun += ['--nproc_per_node=2', f'--master_port={PORT}']
+    torchrun += ['--nproc_per_node=2', f'--master_port={unused_port()}']
     config = folder / 'fine_tuned' / 'tiny_config.py'
     done = execute([*torchrun, script, config, tmp_path / 'work'])
     assert done.stdout.count('ranks agree') == 2, done.stderr[-3000:]
@@ -153,7 +170,7 @@ def test_both_ranks_end_with_identical_weights_and_a_difference_is_found(
 
 def test_an_error_of_rank_0_ends_all_ranks(files):
     torchrun = [sys.executable, '-m', 'torch.distributed.run']
-    torchrun += ['--nproc_per_node=2', f'--master_port={PORT}']
+    torchrun += ['--nproc_per_node=2', f'--master_port={unused_port()}']
     torch.save({'state_dict': {'x': torch.ones(1)}}, files[1])
     _, words = command(files, '--mode', 'structured')
     done = execute([*torchrun, PRUNE, *words])
@@ -205,7 +222,7 @@ def test_slurm_trains_on_the_tasks_that_srun_starts(files, cluster, tmp_path):
         [script, 'debug', 'tiny', files[0], '--work-dir', work],
         PATH=cluster,
         GPUS='2',
-        PORT=str(free_port(29800)),
+        PORT=str(unused_port()),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'distributed training: world_size 2' in done.stdout
@@ -254,7 +271,7 @@ def test_the_scripts_check_the_port_first(files, taken, script):
 
 def test_dist_train_and_dist_test_run_on_two_ranks(files, tmp_path):
     path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-    env = dict(PORT=str(free_port(29850)), PATH=path)
+    env = dict(PORT=str(unused_port()), PATH=path)
     work = tmp_path / 'work'
     train = [ROOT / 'tools' / 'dist_train.sh', files[0], '2']
     done = execute([*train, '--work-dir', work], **env)

@@ -112,6 +112,42 @@ def breaches(package: Path, rules: Rules) -> list[str]:
     return found
 
 
+def circles(package: Path) -> list[str]:
+    """Returns a circle of imports, if there is one, for each module in it.
+
+    An import counts wherever it stands: in a function, or for types alone.
+    That a module of a package loads its ``__init__`` does not count.
+    """
+    known = modules_of(package)
+    graph = {
+        module: {
+            target.removeprefix('mmprune/')
+            for target in imports_of(path, package)
+            if target.startswith('mmprune/')
+        }
+        - {module}
+        for module, path in known.items()
+    }
+    found = (shortest_circle(graph, module) for module in graph)
+    # One that begins at each of its modules is the same circle.
+    return sorted({' -> '.join([*c, c[0]]) for c in found if c})
+
+
+def shortest_circle(graph: dict[str, set[str]], start: str) -> list[str]:
+    """Returns the modules of a circle through one, its first name first."""
+    paths = [[start]]
+    seen = set()
+    for path in paths:
+        for target in sorted(graph[path[-1]]):
+            if target == start:
+                first = path.index(min(path))
+                return path[first:] + path[:first]
+            if target not in seen:
+                seen.add(target)
+                paths.append([*path, target])
+    return []
+
+
 RULES = read_rules(DOC)
 TREE = """
     __init__ compat/__init__ compat/ops/__init__ checkpoints/__init__
@@ -123,6 +159,10 @@ TREE = """
 
 def test_the_package_keeps_its_layers():
     assert breaches(ROOT / 'mmprune', RULES) == []
+
+
+def test_no_modules_import_each_other():
+    assert circles(ROOT / 'mmprune') == []
 
 
 def test_each_row_entry_exists():
@@ -197,6 +237,47 @@ def test_a_module_without_a_row_is_refused(tmp_path):
     make_package(tmp_path, 'stray', '')
     with pytest.raises(KeyError, match='stray is in no row'):
         breaches(tmp_path, RULES)
+
+
+@pytest.mark.parametrize(
+    ('lines', 'found'),
+    [
+        (dict(plan='import mmprune.cost', cost='from . import plan'), 2),
+        (
+            dict(
+                plan='def late():\n    from .cost import macs',
+                cost='from .masks import mask_plan',
+                masks='if TYPE_CHECKING:\n    from .plan import Plan',
+            ),
+            3,
+        ),
+        (
+            {
+                'adapters/__init__': 'from .vit import vit_groups',
+                'adapters/vit': 'from . import vit_groups',
+            },
+            2,
+        ),
+    ],
+)
+def test_a_circle_is_found_wherever_its_imports_stand(tmp_path, lines, found):
+    for module, line in lines.items():
+        make_package(tmp_path, module, line)
+    (circle,) = circles(tmp_path)
+    names = circle.split(' -> ')
+    assert names[0] == names[-1] == min(names)
+    assert {name.removesuffix('/__init__') for name in names} == {
+        name.removesuffix('/__init__') for name in lines
+    }
+    assert len(names) == found + 1
+
+
+def test_imports_in_one_direction_are_no_circle(tmp_path):
+    make_package(tmp_path, 'plan', 'from . import cost, groups')
+    make_package(tmp_path, 'cost', 'from .groups import Slice')
+    make_package(tmp_path, 'adapters/__init__', 'from .vit import vit_groups')
+    make_package(tmp_path, 'adapters/vit', 'from . import ffn')
+    assert circles(tmp_path) == []
 
 
 def make_package(folder: Path, module: str, line: str) -> None:

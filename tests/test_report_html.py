@@ -26,7 +26,9 @@ from mmprune.run.report_html.pictures import MAX_WIDTH, embed, embed_all
 from mmprune.run.report_html.tables import (
     better,
     change,
+    cost_rows,
     metric_rows,
+    metric_tile,
     percent,
     quantity,
     tiles,
@@ -331,15 +333,58 @@ def test_the_head_has_the_numbers_that_matter():
     }
 
 
-def test_metrics_go_from_dense_over_pruned_to_recovered():
-    metrics = {'constant_velocity': {'plan_L2_3s': 2.0}, **REPORT['metrics']}
+def row(params: float, nonzero: float, mb: float, ms: float) -> dict:
+    return dict(
+        params=params, nonzero=nonzero, checkpoint_mb=mb, latency_ms=ms
+    )
+
+
+@pytest.mark.parametrize(
+    ('variants', 'shown'),
+    [
+        # Zeros save neither bytes nor time.
+        (dict(wanda=row(8, 4, 32, 9)), {'Non-zero': '8 → 4'}),
+        (
+            dict(ptq4=row(8, 8, 4, 5)),
+            {'Checkpoint': '32.0 MB → 4.0 MB', 'Latency': '10 ms → 5 ms'},
+        ),
+        (
+            dict(wanda=row(8, 4, 32, 9), kgsp=row(6, 6, 24, 5)),
+            {'Parameters': 'kgsp: 8 → 6', 'Latency': 'kgsp: 10 ms → 5 ms'},
+        ),
+        (dict(lora=row(9, 9, 36, 11)), {}),
+        ({}, {}),
+    ],
+)
+def test_the_head_is_of_the_variant_that_saves_something(variants, shown):
+    models = dict(dense=row(8, 8, 32, 10), **variants)
+    found = tiles(dict(models=models))
+    assert {tile['label']: tile['note'] for tile in found} == shown
+
+
+def test_a_variant_of_any_name_is_shown_everywhere(tmp_path):
+    names = ['ptq4', 'dense', 'qkd4']
+    models = {name: row(8, 8, 4 + len(name), 5) for name in names}
+    metrics = {name: {'mAP': 0.5} for name in names}
+    report = dict(models=models, metrics=metrics)
+    in_order = ['dense', 'ptq4', 'qkd4']
+    assert [r['name'] for r in cost_rows(models)['rows']] == in_order
+    assert metric_rows(report)['columns'] == in_order
+    assert [s['model'] for s in metric_tile(report)['steps']] == in_order
+    page = Page(render(write_run(tmp_path / 'run', report)))
+    assert page.text.count('qkd4') == 3
+    assert page.text.count('ptq4') == 3 + 2  # and in the tiles, as the first
+
+
+def test_metrics_are_in_the_order_of_the_report_and_beside_the_dense_ones():
+    metrics = {**REPORT['metrics'], 'constant_velocity': {'plan_L2_3s': 2.0}}
     table = metric_rows(dict(metrics=metrics))
     assert table['columns'] == [
         *('dense', 'structured', 'recovered', 'constant_velocity')
     ]
-    row = table['rows'][0]
-    assert [cell['text'] for cell in row['cells']] == ['1', '4', '0.9', '2']
-    assert row['cells'][2]['change']['kind'] == 'better'
+    first = table['rows'][0]
+    assert [c['text'] for c in first['cells']] == ['1', '4', '0.9', '2']
+    assert first['cells'][2]['change']['kind'] == 'better'
     assert table['rows'][1]['cells'][3]['text'] == '–'
 
 
@@ -377,6 +422,45 @@ def test_a_report_without_modules_has_no_tree():
     assert cut_tree({}) is None
     weights = [dict(tensor='a.weight', dense_shape=[4, 4], sparsity=0.25)]
     assert cut_tree(dict(weights=weights), 'weights').kept == 0.75
+
+
+def test_each_variant_shows_what_it_lost(tmp_path):
+    zeros = [dict(tensor='a.weight', dense_shape=[4, 4], sparsity=0.25)]
+    units = {k: REPORT[k] for k in ('groups', 'kinds', 'modules')}
+    variants = dict(
+        wanda=dict(removes='weights', weights=zeros),
+        kgsp=dict(removes='units', **units),
+        ptq4=dict(removes='bits'),
+        sparsegpt=dict(removes='weights', weights=zeros),
+    )
+    report = dict(models=REPORT['models'], variants=variants)
+    text = Page(render(write_run(tmp_path / 'run', report))).text
+    places = [
+        text.index(part)
+        for part in (
+            'Units removed: kgsp',
+            '4 of 8 channels',
+            'Weights set to zero: wanda',
+            'Weights set to zero: sparsegpt',
+        )
+    ]
+    assert places == sorted(places)
+    assert 'ptq4' not in text
+
+
+@pytest.mark.parametrize(
+    ('lost', 'text'),
+    [
+        (['modules', 'groups'], '4 of 8 channels'),
+        (['weights'], 'Weights of the unstructured model set to zero'),
+        (['modules', 'weights'], 'Weights set to zero: unstructured'),
+    ],
+)
+def test_a_report_without_variants_has_one_of_each_kind(tmp_path, lost, text):
+    zeros = [dict(tensor='a.weight', dense_shape=[4, 4], sparsity=0.25)]
+    whole = dict(REPORT, weights=zeros)
+    report = {key: whole[key] for key in ('models', *lost)}
+    assert text in Page(render(write_run(tmp_path / 'run', report))).text
 
 
 # ---- the page
@@ -443,7 +527,7 @@ def test_a_hostile_name_is_shown_as_text(tmp_path):
     assert page.text.count(HOSTILE) > 8
 
 
-def test_what_is_missing_is_said_with_what_adds_it(tmp_path):
+def test_what_is_missing_is_named_with_what_adds_it(tmp_path):
     bare = {k: v for k, v in REPORT.items() if k != 'metrics'}
     text = Page(render(write_run(tmp_path / 'run', bare))).text
     assert 'No model has been evaluated yet' in text
@@ -479,7 +563,7 @@ def test_sections_of_any_kind_are_shown(tmp_path):
     assert len(page.all('img')) == 1
 
 
-def test_a_broken_value_is_a_gap_that_is_said(tmp_path):
+def test_a_broken_value_is_a_gap_with_a_note(tmp_path):
     log = [iteration(1, 2.0), iteration(2, math.nan), iteration(3, 1.0)]
     write_log(tmp_path, '20260101_000000', log)
     assert '1 of 3 values are not finite' in Page(render(tmp_path)).text
@@ -504,12 +588,22 @@ def test_a_single_evaluation_is_listed_once(tmp_path):
     assert text.count('1 0.3 0.5') == 1
 
 
-def test_a_single_evaluation_is_not_drawn_beside_its_row(tmp_path):
-    metrics = dict(dense=dict(mAP=0.5), recovered=dict(mAP=0.3))
+@pytest.mark.parametrize(
+    ('metrics', 'drawn'),
+    [
+        (dict(dense=dict(mAP=0.5), recovered=dict(mAP=0.3)), False),
+        (dict(dense=dict(mAP=0.5), qkd4=dict(mAP=0.3)), False),
+        (dict(dense=dict(mAP=0.5), qkd4=dict(mAP=0.4)), True),
+        (dict(dense=dict(mAP=0.3), qkd4=dict(mAP=0.4)), True),
+    ],
+)
+def test_a_single_evaluation_is_not_drawn_beside_its_row(
+    tmp_path, metrics, drawn
+):
     folder = write_run(tmp_path / 'run', dict(REPORT, metrics=metrics))
     log = [iteration(1, 2.0), dict(mAP=0.3, step=1)]
     write_log(folder / 'fine_tuned', '20260101_000000', log)
-    assert 'mAP, evaluated' not in Page(render(folder)).text
+    assert ('mAP, evaluated' in Page(render(folder)).text) is drawn
 
 
 def test_of_many_losses_the_largest_are_drawn(tmp_path):

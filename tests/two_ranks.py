@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import mmprune  # noqa: E402, F401, I001  (first: it makes mmengine lighter)
 from mmengine.runner import Runner  # noqa: E402
 from tiny_training import (  # noqa: E402
     TinyMLP,

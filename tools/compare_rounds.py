@@ -14,6 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Keys of rounds.json in older runs -> today's.
+RENAMED = dict(
+    state='round', gone='pruned', going='decaying', shipped='exported'
+)
 sys.path.insert(0, str(ROOT))
 
 import matplotlib  # noqa: E402
@@ -38,6 +42,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def read_rounds(path: Path) -> dict:
+    """Returns a rounds.json; one of an older run with today's keys."""
+    return json.loads(
+        path.read_text(),
+        object_hook=lambda entry: {
+            RENAMED.get(key, key): value for key, value in entry.items()
+        },
+    )
+
+
 def load(runs: list[str], metric: str) -> dict[str, dict]:
     """Returns name -> what a run has written.
 
@@ -54,7 +68,7 @@ def load(runs: list[str], metric: str) -> dict[str, dict]:
                 f'{folder} has no rounds.json; give the work directory of a '
                 'run with IterativePruningLoop'
             )
-        data = json.loads(path.read_text())
+        data = read_rounds(path)
         rounds = data.get('rounds')
         if not rounds or metric not in rounds[0]['metrics']:
             known = rounds and list(rounds[0]['metrics'])
@@ -70,8 +84,8 @@ def load(runs: list[str], metric: str) -> dict[str, dict]:
 def curve(data: dict, metric: str) -> tuple[list[float], list[float]]:
     """Returns sparsity (mean over kinds) and metric of each round."""
     rounds = data['rounds']
-    gone = [sum(e['met'].values()) / len(e['met']) for e in rounds]
-    return gone, [e['metrics'].get(metric) for e in rounds]
+    sparsity = [sum(e['met'].values()) / len(e['met']) for e in rounds]
+    return sparsity, [e['metrics'].get(metric) for e in rounds]
 
 
 def rounds_table(
@@ -80,11 +94,11 @@ def rounds_table(
     """Returns a row per round: the metric of each run, and the best run."""
     length = max(len(data['rounds']) for data in runs.values())
     rows = []
-    for state in range(length):
+    for number in range(length):
         values = {
-            name: data['rounds'][state]['metrics'].get(metric)
+            name: data['rounds'][number]['metrics'].get(metric)
             for name, data in runs.items()
-            if state < len(data['rounds'])
+            if number < len(data['rounds'])
         }
         shown = [
             None if values.get(name) is None else round(values[name], 2)
@@ -94,12 +108,12 @@ def rounds_table(
             (v for v in values.values() if v is not None), default=None
         )
         winners = [k for k, v in values.items() if v is not None and v == best]
-        rows.append([state, *shown, ' = '.join(winners)])
-    return dict(columns=['state', *runs, 'best'], rows=rows)
+        rows.append([number, *shown, ' = '.join(winners)])
+    return dict(columns=['round', *runs, 'best'], rows=rows)
 
 
 def cost_table(runs: dict[str, dict]) -> dict:
-    """Returns a row per run: costs before and after removal."""
+    """Returns a row per exported model: costs before and after removal."""
     columns = ['run', 'params', 'of dense', 'MACs', 'of dense']
     columns += ['latency ms', 'dense ms', 'masked = pruned to']
     rows = []
@@ -107,21 +121,22 @@ def cost_table(runs: dict[str, dict]) -> dict:
         if 'models' not in data:
             rows.append([name, *[None] * 7])
             continue
-        models = dict(data['models'])
-        dense = models.pop('dense')
-        (after,) = models.values()
-        rows.append(
-            [
-                name,
-                after['params'],
-                f'{after["params"] / dense["params"]:.1%}',
-                after['macs'],
-                f'{after["macs"] / dense["macs"]:.1%}',
-                _two(after['latency_ms']),
-                _two(dense['latency_ms']),
-                f'{data["masked_difference"]:.1e}',
-            ]
-        )
+        dense = data['models']['dense']
+        exported = [n for n in data['models'] if n != 'dense']
+        for variant in exported:
+            after = data['models'][variant]
+            rows.append(
+                [
+                    name if len(exported) == 1 else f'{name}: {variant}',
+                    after['params'],
+                    f'{after["params"] / dense["params"]:.1%}',
+                    after['macs'],
+                    f'{after["macs"] / dense["macs"]:.1%}',
+                    _two(after['latency_ms']),
+                    _two(dense['latency_ms']),
+                    f'{data["masked_difference"]:.1e}',
+                ]
+            )
     return dict(columns=columns, rows=rows)
 
 
@@ -129,13 +144,14 @@ def draw_accuracy(runs: dict[str, dict], metric: str, path: Path) -> None:
     """Draws the metric over rounds and over sparsity."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
     for name, data in runs.items():
-        gone, values = curve(data, metric)
-        states = [entry['state'] for entry in data['rounds']]
-        axes[0].plot(states, values, marker='o', label=name)
-        axes[1].plot([100 * g for g in gone], values, marker='o', label=name)
-    axes[0].set(xlabel='pruning state', ylabel=metric)
+        sparsity, values = curve(data, metric)
+        numbers = [entry['round'] for entry in data['rounds']]
+        axes[0].plot(numbers, values, marker='o', label=name)
+        percent = [100 * share for share in sparsity]
+        axes[1].plot(percent, values, marker='o', label=name)
+    axes[0].set(xlabel='round', ylabel=metric)
     axes[0].xaxis.get_major_locator().set_params(integer=True)
-    axes[1].set(xlabel='units gone (%)', ylabel=metric)
+    axes[1].set(xlabel='units pruned (%)', ylabel=metric)
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
@@ -164,12 +180,8 @@ def draw_sparsity(runs: dict[str, dict], path: Path) -> None:
             image = axis.imshow(
                 grid, vmin=0, vmax=1, aspect='auto', cmap='viridis'
             )
-            axis.set(
-                title=f'{name}: {kind}s',
-                xlabel='pruning state',
-                ylabel='layer',
-            )
-    figure.colorbar(image, ax=axes, label='gone')
+            axis.set(title=f'{name}: {kind}s', xlabel='round', ylabel='layer')
+    figure.colorbar(image, ax=axes, label='pruned')
     save(figure, path)
 
 
@@ -182,11 +194,11 @@ def save(figure: plt.Figure, path: Path) -> None:
 
 
 def sparsity_map(data: dict, kind: str) -> list[list[float]]:
-    """Returns for each layer of a kind the part gone in each round."""
+    """Returns for each layer of a kind the part pruned in each round."""
     layers = data['rounds'][0]['layers']
     return [
         [
-            e['layers'][i]['gone'] / e['layers'][i]['units']
+            e['layers'][i]['pruned'] / e['layers'][i]['units']
             for e in data['rounds']
         ]
         for i, layer in enumerate(layers)
@@ -200,14 +212,14 @@ def sections(
     """Returns the comparison as sections of a report."""
     series = []
     for name, data in runs.items():
-        states = [entry['state'] for entry in data['rounds']]
-        series.append(dict(name=name, x=states, y=curve(data, metric)[1]))
+        numbers = [entry['round'] for entry in data['rounds']]
+        series.append(dict(name=name, x=numbers, y=curve(data, metric)[1]))
     return [
         dict(
             title=f'{metric} of each round',
             table=rounds_table(runs, metric, best_of),
             series=series,
-            x_label='pruning state',
+            x_label='round',
             y_label=metric,
         ),
         dict(title='Before and after removal', table=cost_table(runs)),

@@ -68,9 +68,12 @@ def find_devices(asked: Sequence[int] | None) -> list[str]:
 
 
 def finished(folder: Path) -> bool:
-    """Returns whether a run has written its model."""
+    """Returns whether a run has exported its model."""
     path = folder / 'rounds.json'
-    return path.is_file() and 'shipped' in json.loads(path.read_text())
+    if not path.is_file():
+        return False
+    # Older runs call it shipped.
+    return bool({'exported', 'shipped'} & json.loads(path.read_text()).keys())
 
 
 def start(config: str, folder: Path, device: str, options: Sequence[str]):
@@ -135,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         if finished(folder):
             print(f'{config} is finished and left alone: {folder}', flush=True)
     waiting = [(c, f) for c, f in runs if not finished(f)]
-    with stoppable(lambda: 'the same command goes on'):
+    with stoppable(lambda: 'the same command continues'):
         failed = sweep(waiting, find_devices(args.gpu_ids), args.cfg_options)
     done = [str(folder) for _, folder in runs if finished(folder)]
     if done:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch_pruning
 from torch import nn
 
 from ..groups import PruneGroup, Slice
@@ -36,6 +35,9 @@ def traced_groups(
             inputs do, only the coupling is read.
         prefix: Put before every name, where ``model`` is a part of another.
     """
+    # Here, because it imports all of timm, which other commands do not need.
+    import torch_pruning
+
     with _traceable(model):
         graph = torch_pruning.DependencyGraph()
         graph.build_dependency(
@@ -89,7 +91,7 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
 
 
 def _group(
-    graph: torch_pruning.DependencyGraph,
+    graph: Any,
     coupled: Any,
     names: dict[nn.Module, str],
     prefix: str,

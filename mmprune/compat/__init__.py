@@ -6,9 +6,11 @@ system and costs nothing until somebody imports mmcv or mmengine's Runner:
 - ``mmcv._ext`` is served from :mod:`mmprune.compat.ops` where no compiled one
   is;
 - mmengine's checkpoint loader reads through :func:`load_checkpoint_file`;
-- a checkpoint that does not fit the model's pruning plan is refused.
+- a checkpoint that does not fit the model's pruning plan is refused;
+- transformers is not imported until its optimizer is used.
 """
 
+import contextlib
 import functools
 import inspect
 import os
@@ -22,6 +24,7 @@ from typing import Any
 
 from mmprune.checkpoints.guard import check_plan_matches
 from mmprune.checkpoints.reading import load_checkpoint_file, unpickle
+from mmprune.compat.adafactor import imported_late
 
 _EXTENSION = 'mmcv._ext'
 _ORIGIN = 'mmprune.compat.ops'
@@ -69,11 +72,12 @@ class _ExtensionLoader(Loader):
 
 
 class _RepairFinder(MetaPathFinder):
-    """Repairs a module right after its own code has run."""
+    """Repairs a module around or right after the run of its own code."""
 
     def find_spec(self, fullname, path=None, target=None):
         repair = _REPAIRS.get(fullname)
-        if repair is None:
+        around = _AROUND.get(fullname, contextlib.nullcontext)
+        if fullname not in _REPAIRS.keys() | _AROUND.keys():
             return None
         others = (f for f in sys.meta_path if f is not self)
         specs = (f.find_spec(fullname, path, target) for f in others)
@@ -83,8 +87,10 @@ class _RepairFinder(MetaPathFinder):
         run = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            run(module)
-            repair(module)
+            with around():
+                run(module)
+            if repair is not None:
+                repair(module)
 
         # On the instance: the loader keeps its class and all it can do else.
         spec.loader.exec_module = exec_module
@@ -183,3 +189,4 @@ _REPAIRS: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.runner.checkpoint': _repair_checkpoint_module,
     'mmcv.ops.points_in_boxes': _repair_points_in_boxes,
 }
+_AROUND = {'mmengine.optim.optimizer.builder': imported_late}

@@ -83,11 +83,34 @@ def _numbers(report: dict) -> dict:
         metric=tables.metric_tile(report),
         costs=tables.cost_rows(models) if models else None,
         metrics=tables.metric_rows(report),
-        tree=cut_tree(report),
-        zeros=cut_tree(report, 'weights'),
-        reasons=tables.dense_reasons(report),
+        cuts=_cuts(report),
         quantity=tables.quantity,
         percent=tables.percent,
+    )
+
+
+def _cuts(report: dict) -> list[dict]:
+    """What each variant lost, those that lost units first."""
+    cuts = []
+    for name, found in _variants_of(report).items():
+        for kind, key in (('units', 'modules'), ('weights', 'weights')):
+            tree = cut_tree(found, key)
+            if tree is not None:
+                reasons = tables.dense_reasons(found)
+                cuts.append(
+                    dict(found, name=name, kind=kind, tree=tree, why=reasons)
+                )
+    return sorted(cuts, key=lambda cut: cut['kind'])
+
+
+def _variants_of(report: dict) -> dict[str, dict]:
+    """Returns variant -> its tables; older reports have one of each kind."""
+    if 'variants' in report:
+        return report['variants']
+    units = ('groups', 'kinds', 'uncovered', 'modules', 'tensors')
+    return dict(
+        structured={key: report[key] for key in units if key in report},
+        unstructured=dict(weights=report.get('weights')),
     )
 
 

@@ -56,16 +56,10 @@ def _metric_charts(run: Run, report: Mapping) -> list[dict | None]:
     x_label = 'epoch' if run.val_by_epoch else 'iteration'
     metrics = report.get('metrics') or {}
     dense = metrics.get('dense', {})
-    recovered = {
-        name
-        for model, values in metrics.items()
-        if model.startswith('recovered')
-        for name in values
-    }
     charts = []
     for name in _first_metrics(run, report):
-        if len(run.val[name].steps) == 1 and name in recovered:
-            continue  # the table of metrics says the same
+        if _is_in_the_table(run.val[name].values, name, metrics):
+            continue
         shown = {name: run.val[name]}
         if isinstance(dense.get(name), int | float):
             steps = run.val[name].steps
@@ -73,6 +67,14 @@ def _metric_charts(run: Run, report: Mapping) -> list[dict | None]:
             shown['dense model'] = Series(ends, [dense[name]] * len(ends))
         charts.append(_chart(f'{name}, evaluated', name, shown, x_label))
     return charts
+
+
+def _is_in_the_table(values: list, name: str, metrics: Mapping) -> bool:
+    """Whether a single value is that of a model the table of metrics has."""
+    others = (row for model, row in metrics.items() if model != 'dense')
+    known = (row.get(name) for row in others)
+    listed = {number(v) for v in known if isinstance(v, int | float)}
+    return len(values) == 1 and number(values[0]) in listed
 
 
 def _first_metrics(run: Run, report: Mapping) -> Sequence[str]:

@@ -43,14 +43,14 @@ class Node:
 
 
 def cut_tree(report: dict, key: str = 'modules') -> Node | None:
-    """Returns the tree of a report, or None if it lists no tensors.
+    """Returns the tree of a variant, or None if it lists no tensors.
 
     The rows of ``report['tensors']`` (all tensors, see
     :func:`mmprune.run.report.tensor_rows`) make it complete; without them it
     shows what lost something and what no group covers.
 
     Args:
-        report: As :func:`mmprune.run.report.save_json` writes it.
+        report: The tables about a variant, as ``report.json`` has them.
         key: ``modules`` for removed units, ``weights`` for zeros.
     """
     rows = report.get(key) or []

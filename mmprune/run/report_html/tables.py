@@ -14,6 +14,14 @@ COSTS = (
     ('latency_ms', 'Latency'),
 )
 SHOWN_METRICS = 24
+# The head shows the costs of the first line whose first cost a variant has
+# less of: smaller tensors, smaller numbers in them, zeros. A latency says
+# nothing about zeros, which are multiplied like any number.
+_HEADS = (
+    ('params', 'macs', 'latency_ms'),
+    ('checkpoint_mb', 'latency_ms'),
+    ('nonzero',),
+)
 # A relative change below this is called none.
 _SAME = 0.0005
 _LOWER = re.compile(
@@ -83,13 +91,17 @@ def change(value: float, base: float, direction: str = '') -> dict:
     return dict(text=f'{sign}{size}', kind=kind)
 
 
+def _dense_first(models: Mapping) -> list[str]:
+    return sorted(models, key=lambda name: name != 'dense')
+
+
 def cost_rows(models: Mapping[str, Mapping]) -> dict:
     """Returns the table of costs: a row per model, beside the dense one."""
     shown = [c for c in COSTS if any(m.get(c[0]) for m in models.values())]
     dense = models.get('dense', {})
     rows = []
-    for name, costs in models.items():
-        cells = []
+    for name in _dense_first(models):
+        costs, cells = models[name], []
         for key, _ in shown:
             value, base = costs.get(key), dense.get(key)
             if value is None:
@@ -108,12 +120,7 @@ def cost_rows(models: Mapping[str, Mapping]) -> dict:
 def metric_rows(report: Mapping) -> dict | None:
     """Returns the table of metrics, or None where there are none."""
     metrics = report.get('metrics') or {}
-    first = [
-        k for k in ('dense', 'unstructured', 'structured') if k in metrics
-    ]
-    last = [k for k in metrics if k.startswith('recovered')]
-    columns = [*first, *last]
-    columns += [k for k in metrics if k not in columns]
+    columns = _dense_first(metrics)
     names = list(dict.fromkeys(n for c in columns for n in metrics[c]))
     if not names:
         return None
@@ -148,38 +155,48 @@ def main_metric(report: Mapping) -> str | None:
 
 
 def tiles(report: Mapping) -> list[dict]:
-    """Returns the numbers of the head."""
+    """Returns the numbers of the head: the costs of one variant.
+
+    It is the first with fewer parameters than the dense model or, where none
+    has, the first with a smaller checkpoint or with zeros.
+    """
     models = report.get('models') or {}
     dense = models.get('dense', {})
-    kind = 'structured' if 'structured' in models else 'unstructured'
-    pruned = models.get(kind, {})
-    out = []
-    for key, label in COSTS:
-        value, base = pruned.get(key), dense.get(key)
-        # Zeros change the count of weights alone.
-        plain = kind == 'unstructured' and key != 'nonzero'
-        if not value or not base or plain or key == 'checkpoint_mb':
-            continue
-        if key == 'nonzero' and kind == 'structured':
-            continue
-        from_to = f'{quantity(key, base)} \N{RIGHTWARDS ARROW} '
-        tile = dict(label=label, share=min(1.0, value / base))
-        if key == 'latency_ms':
-            speed = base / value
-            tile['value'] = f'{speed:.2f}\N{MULTIPLICATION SIGN} faster'
-            if speed < 1:
-                tile['value'] = (
-                    f'{1 / speed:.2f}\N{MULTIPLICATION SIGN} slower'
-                )
-        else:
-            tile['value'] = change(value, base)['text']
-        tile['note'] = from_to + quantity(key, value)
-        out.append(tile)
-    return out
+    variants = {name: row for name, row in models.items() if name != 'dense'}
+    for keys in _HEADS:
+        for name, costs in variants.items():
+            value, base = costs.get(keys[0]), dense.get(keys[0])
+            if value and base and value < base * (1 - _SAME):
+                tag = f'{name}: ' if len(variants) > 1 else ''
+                found = (_tile(key, costs, dense, tag) for key in keys)
+                return [tile for tile in found if tile]
+    return []
+
+
+def _tile(key: str, costs: Mapping, dense: Mapping, tag: str) -> dict | None:
+    """Returns a cost beside the dense one, None if it was not measured."""
+    value, base = costs.get(key), dense.get(key)
+    if not value or not base:
+        return None
+    text = change(value, base)['text']
+    if key == 'latency_ms':
+        text = _speed(base / value)
+    from_to = f'{quantity(key, base)} \N{RIGHTWARDS ARROW} '
+    return dict(
+        label=dict(COSTS)[key],
+        share=min(1.0, value / base),
+        value=text,
+        note=tag + from_to + quantity(key, value),
+    )
+
+
+def _speed(factor: float) -> str:
+    word = 'faster' if factor >= 1 else 'slower'
+    return f'{max(factor, 1 / factor):.2f}\N{MULTIPLICATION SIGN} {word}'
 
 
 def metric_tile(report: Mapping) -> dict | None:
-    """Returns the main metric, dense -> pruned -> recovered."""
+    """Returns the main metric of each model, the dense one first."""
     name = main_metric(report)
     if name is None:
         return None
@@ -188,7 +205,6 @@ def metric_tile(report: Mapping) -> dict | None:
     steps = [
         dict(model=column, **cell)
         for column, cell in zip(table['columns'], row['cells'], strict=True)
-        if column in ('dense', 'structured', 'unstructured', 'recovered')
     ]
     return dict(label=name, direction=row['direction'], steps=steps)
 
