@@ -18,9 +18,7 @@ WRITES = {
     'masks:*': 'the place for it',
     'compat/ops/*:*': 'the buffers that callers of an op of mmcv hand in',
     'models/pretrained:move_weights': 'the weights of a file, as they are',
-    '*:GradualWeights.choose': 'the mask of rank 0 on the other ranks',
     '*:GradientAverages._add': 'moving averages of gradients',
-    '*:Masking._clear': 'what the optimizer remembers of a masked weight',
     '*:IterativePruningLoop._next_round': 'how many steps an average holds',
 }
 SHAPES = {

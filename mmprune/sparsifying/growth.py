@@ -121,11 +121,11 @@ class Growth:
             self.groups,
             restart if self.regrow else None,
         )
-        for mask in chosen.values():
+        for name, mask in chosen.items():
             # Activations and gradients may differ from rank to rank.
             bits = mask.to(torch.uint8)
             broadcast(bits)
-            mask.copy_(bits.bool())
+            chosen[name] = bits.bool()
         if not self.decay:
             self.pruned = chosen
             return
