@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .checks import check_choice, check_sparsity
 
 Keep = dict[str, list[int]]
+_PART = 2**16
 
 
 class Chunk(NamedTuple):
@@ -310,13 +312,24 @@ def lowest_per_row(values: Tensor, count: int) -> Tensor:
     """
     if count <= 0:
         return torch.zeros_like(values, dtype=torch.bool)
-    threshold = values.kthvalue(count, 1, keepdim=True).values
+    threshold = _kth_lowest(values, count)
     mask = values <= threshold
-    surplus = mask.sum(1) - count
+    surplus = mask.count_nonzero(1) - count
     for row in surplus.nonzero().flatten().tolist():
         ties = (values[row] == threshold[row]).nonzero().flatten()
         mask[row, ties[len(ties) - int(surplus[row]) :]] = False
     return mask
+
+
+def _kth_lowest(values: Tensor, count: int) -> Tensor:
+    """The highest of the ``count`` lowest entries of each row, ``[rows, 1]``.
+
+    NumPy's partition takes two thirds of the time of ``Tensor.kthvalue``.
+    """
+    if values.device.type != 'cpu':
+        return values.kthvalue(count, 1, keepdim=True).values
+    parted = np.partition(values.detach().numpy(), count - 1, axis=1)
+    return torch.from_numpy(parted[:, count - 1 : count].copy())
 
 
 def lowest_of_group(values: Tensor, count: int, size: int) -> Tensor:
@@ -328,16 +341,22 @@ def lowest_of_group(values: Tensor, count: int, size: int) -> Tensor:
             first.
         size: Neighbours along a row that form a group.
     """
-    # Planes, one per place in a group, so that all steps are contiguous.
-    planes = values.reshape(-1, size).T.contiguous()
-    above = torch.zeros(planes.shape, dtype=torch.uint8, device=values.device)
-    for first in range(size):
-        for second in range(first + 1, size):
-            # The number of entries that a place has to let go first.
-            later = planes[first] <= planes[second]
-            above[second] += later
-            above[first] += ~later
-    return (above < count).T.reshape(values.shape)
+    groups = values.reshape(-1, size)
+    mask = torch.empty_like(groups, dtype=torch.bool)
+    # In parts that stay in the cache, as planes: one per place in a group,
+    # so that all steps are contiguous.
+    for start in range(0, len(groups), _PART):
+        planes = groups[start : start + _PART].T.contiguous()
+        # How many of its group a place lets go first: at most all behind it.
+        before = torch.arange(size - 1, -1, -1, device=values.device)
+        before = before.to(torch.uint8)[:, None].repeat(1, planes.shape[1])
+        for first in range(size):
+            for second in range(first + 1, size):
+                ordered = planes[first] <= planes[second]
+                before[second] += ordered.view(torch.uint8)
+                before[first] -= ordered.view(torch.uint8)
+        mask[start : start + _PART] = (before < count).T
+    return mask.view(values.shape)
 
 
 def _names(scores: dict[str, Tensor]) -> str:
