@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .allocation import lowest_overall
-from .groups import PruneGroup, matrix_names, named_tensors
+from .groups import (
+    PruneGroup,
+    matrix_names,
+    named_tensors,
+    unit_elements,
+)
 from .statistics import Statistics
 
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -82,6 +87,18 @@ def surviving_weights(
     }
     removed = lowest_overall(sizes, sparsity)
     return {name: ~mask for name, mask in removed.items()}
+
+
+def filled_units(group: PruneGroup, survivors: dict[str, Tensor]) -> float:
+    """Returns how many units the surviving weights of a group would fill.
+
+    Args:
+        group: The group; what writes its units counts.
+        survivors: Of :func:`surviving_weights`.
+    """
+    parts = [part for part in group.producers if part.tensor in survivors]
+    per_unit = sum(unit_elements(survivors[p.tensor].shape, p) for p in parts)
+    return sum(int(survivors[p.tensor].sum()) for p in parts) / per_unit
 
 
 def _run(

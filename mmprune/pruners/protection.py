@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -74,5 +74,33 @@ def protect_frozen(
         dataclasses.replace(g, dense='frozen in training')
         if not g.dense and frozen & {s.tensor for s in g.producers}
         else g
+        for g in groups
+    ]
+
+
+def keep_other_kinds(
+    groups: Sequence[PruneGroup], sparsity: Mapping[str, float]
+) -> list[PruneGroup]:
+    """Returns the groups; those of a kind without a sparsity stay dense.
+
+    Args:
+        groups: All groups of the model.
+        sparsity: Granularity -> sparsity.
+
+    Raises:
+        ValueError: If a granularity that is named has no open group.
+    """
+    found = {g.granularity for g in groups if not g.dense}
+    missing = [kind for kind in sparsity if kind not in found]
+    if missing or not sparsity:
+        raise ValueError(
+            f'sparsity names {list(sparsity)}, but of the {len(groups)} '
+            f'groups only those of {sorted(found)} can be pruned; name just '
+            'these'
+        )
+    return [
+        g
+        if g.dense or g.granularity in sparsity
+        else dataclasses.replace(g, dense='no sparsity is asked of it')
         for g in groups
     ]

@@ -17,15 +17,20 @@ from ..allocation import (
     removal_order,
     remove_lowest,
 )
-from ..calibration import LossFn, calibrate, surviving_weights
+from ..calibration import (
+    LossFn,
+    calibrate,
+    filled_units,
+    surviving_weights,
+)
 from ..checks import check_choice, check_sparsity
 from ..cost_table import CostTable, kept_cost
-from ..groups import PruneGroup, unit_elements
+from ..groups import PruneGroup
 from ..importance.magnitude import Magnitude
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
-from .protection import protect
+from .protection import keep_other_kinds, protect
 
 # Nobody wants a multiple of 8 heads.
 _WIDE = ('channel', 'neuron')
@@ -131,13 +136,9 @@ class StructuredPruner:
         if stats is None:
             stats = self.calibrate(model, open_groups, batches, loss_fn)
         groups, scores = self.score(groups, stats)
-        if before is not None and restart is None:
-            scores = _last(scores, before)
-        elif before is not None:
-            _, first = self.score(groups, restart)
-            for group in before.groups:
-                units = before.removed(group)
-                scores[group.name][units] = first[group.name][units]
+        if before is not None:
+            first = restart and self.score(groups, restart)[1]
+            scores = _of_removed(scores, before, first)
         if self.target == 'units':
             keep = self._keep_units(groups, scores, stats, before)
         else:
@@ -200,22 +201,9 @@ class StructuredPruner:
                 has a sparsity of its own has no group to prune.
         """
         groups = protect(groups, self.protect)
-        if not isinstance(self.sparsity, Mapping):
-            return groups
-        found = {g.granularity for g in groups if not g.dense}
-        missing = [kind for kind in self.sparsity if kind not in found]
-        if missing or not self.sparsity:
-            raise ValueError(
-                f'sparsity names {list(self.sparsity)}, but of the '
-                f'{len(groups)} groups only those of {sorted(found)} can be '
-                'pruned; name just these'
-            )
-        return [
-            g
-            if g.dense or g.granularity in self.sparsity
-            else dataclasses.replace(g, dense='no sparsity is asked of it')
-            for g in groups
-        ]
+        if isinstance(self.sparsity, Mapping):
+            groups = keep_other_kinds(groups, self.sparsity)
+        return groups
 
     def sparsity_of(self, granularity: str) -> float:
         """Returns the fraction to remove of a kind of unit."""
@@ -285,11 +273,12 @@ class StructuredPruner:
         options = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self)
         }
+        plain = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in options.items()
+        }
         return {
-            **{
-                name: dict(value) if isinstance(value, Mapping) else value
-                for name, value in options.items()
-            },
+            **plain,
             'protect': list(self.protect),
             'importance': repr(self.importance),
             'calibration_batches': stats.num_batches,
@@ -355,12 +344,7 @@ class StructuredPruner:
         survivors = surviving_weights(stats.tensors, groups, sparsity)
         filled = {}
         for group in groups:
-            parts = [p for p in group.producers if p.tensor in survivors]
-            per_unit = sum(
-                unit_elements(survivors[p.tensor].shape, p) for p in parts
-            )
-            alive = sum(int(survivors[p.tensor].sum()) for p in parts)
-            whole = alive / per_unit
+            whole = filled_units(group, survivors)
             whole += (group.size - whole) * self.fill_back
             most = group.size
             if before is not None and group.name in before.keep:
@@ -397,20 +381,27 @@ class StructuredPruner:
         )
 
 
-def _last(scores: dict[str, Tensor], before: PruningPlan) -> dict[str, Tensor]:
-    """The scores, with those of removed units below all others."""
+def _of_removed(
+    scores: dict[str, Tensor],
+    before: PruningPlan,
+    restart: dict[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """The scores, with those of removed units below all others, or what they
+    would be after a restart."""
     scores = {name: score.clone() for name, score in scores.items()}
     for group in before.groups:
-        if group.name in scores:
-            score = scores[group.name]
-            score[before.removed(group)] = torch.finfo(score.dtype).min
+        score, units = scores.get(group.name), before.removed(group)
+        if score is not None and restart is not None:
+            score[units] = restart[group.name][units]
+        elif score is not None:
+            score[units] = torch.finfo(score.dtype).min
     return scores
 
 
 def _without(keep: Keep, before: PruningPlan) -> Keep:
     """The kept units that were kept before as well."""
-    dropped = {g.name: set(before.removed(g)) for g in before.groups}
+    kept = {name: set(units) for name, units in before.keep.items()}
     return {
-        name: [i for i in units if i not in dropped.get(name, ())]
+        name: [i for i in units if i in kept.get(name, units)]
         for name, units in keep.items()
     }
