@@ -48,7 +48,7 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--image-size',
-        type=_size,
+        type=image_size,
         default=(400, 225),
         metavar='WxH',
         help='pixels of a picture (default: 400x225)',
@@ -62,7 +62,8 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
+    """Returns width and height of a size given as WxH."""
     width, x, height = text.lower().partition('x')
     if not (x and width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(

@@ -13,11 +13,12 @@ import numpy as np
 
 from mmprune.atomic_file import write_whole
 from projects.VAD.data.keyframe_dataset import CLASSES, MAP_CLASSES
+from projects.VAD.data.map_ground_truth import MapExpansion
 from projects.VAD.data.map_lines import line_targets
 from projects.VAD.data.temporal_info import read_temporal_info
 from projects.VAD.data.vad_dataset import NUM_PTS_FEATS
 from projects.VAD.mini_world.names import scene_names
-from projects.VAD.mini_world.scene_files import write_scene
+from projects.VAD.mini_world.scene_files import LOCATION, write_scene
 from projects.VAD.mini_world.scenes import compose_moment
 from projects.VAD.mini_world.traffic import conflicting_ways
 from projects.VAD.mini_world.world import (
@@ -89,12 +90,17 @@ def _draw_moment(root: Path, seed: int, size: tuple[int, int]) -> dict:
     moment = compose_moment(world.town, conflicts, rng, frames)
     version, ((name, _),) = scene_names(1)
     write_scene(world, moment, name, EPOCH_US, rng)
-    write_tables(world, version)
-    source = open_source(root, version, root)
+    # Nothing reads the mask, and no map of the neighbours is wanted.
+    write_tables(world, version, mask=b'')
+    source = open_source(root, version, root, with_map=False)
     info = scene_infos(source, source.nusc.scene[0])[PAST]
     keyframe = read_temporal_info(info, lambda path: str(root / path), True)
-    points = info['num_lidar_pts'].tolist()
-    return dict(keyframe, points=points)
+    pose = keyframe['ego2global'] @ keyframe['lidar2ego']
+    return dict(
+        keyframe,
+        points=info['num_lidar_pts'].tolist(),
+        gt_map_lines=MapExpansion(root)[LOCATION].lines(pose),
+    )
 
 
 def _moved(path: str, folder: Path, stem: str, sensor: str) -> str:

@@ -118,7 +118,8 @@ def _background(name, to_world, cam2img, ground, size) -> np.ndarray:
     low = cv2.resize(tall, (width, rows), interpolation=cv2.INTER_AREA)
     sky, clear, haze = _air(cam2img[0, 0], camera_to_ego(name)[2, 3], size)
     mixed = cv2.multiply(low.astype(np.float32), clear)
-    return np.concatenate([sky, (mixed + haze).astype(np.uint8)])
+    mixed += haze
+    return np.concatenate([sky, mixed.astype(np.uint8)])
 
 
 @lru_cache(maxsize=32)

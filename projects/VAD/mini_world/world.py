@@ -61,7 +61,8 @@ def write_world(
         world = empty_world(beside, seed, size)
         _write_scenes(world, names, seed, progress)
         progress('tables and map')
-        write_tables(world, version)
+        mask = cv2.imencode('.png', drivable_mask(world.town))[1]
+        write_tables(world, version, mask.tobytes())
         _replace(out, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -91,9 +92,15 @@ def empty_world(
     return World(root, town, size, token, tables, frames or FRAMES, drawn)
 
 
-def write_tables(world: World, version: str) -> None:
-    """Writes the map and the tables, when all scenes are written."""
-    _write_map(world)
+def write_tables(world: World, version: str, mask: bytes) -> None:
+    """Writes the map and the tables, when all scenes are written.
+
+    Args:
+        world: With its scenes.
+        version: Name of the tables' folder.
+        mask: PNG of the drivable area, which the devkit wants to be there.
+    """
+    _write_map(world, mask)
     for name in TABLES:
         _write_json(world.root / version / f'{name}.json', world.tables[name])
 
@@ -151,13 +158,12 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding='ascii')
 
 
-def _write_map(world: World) -> None:
+def _write_map(world: World, mask: bytes) -> None:
     maps = world.root / 'maps'
     content = map_expansion(
         world.town, lambda name: world.token(f'map {name}')
     )
     _write_json(maps / 'expansion' / f'{LOCATION}.json', content)
-    mask = cv2.imencode('.png', drivable_mask(world.town))[1].tobytes()
     for path in (world.root / MASK, maps / 'basemap' / f'{LOCATION}.png'):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(mask)
