@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,24 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f'no shared data at {path}; set MMPRUNE_SHARED')
     return path.resolve()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def plain_configs() -> Iterator[None]:
+    """Configs are written as they are, after a check of their syntax.
+
+    mmengine has yapf lay out the config of each Runner. For a run of seconds
+    that takes most of the time, and thrice as long where paths are long. The
+    commands that tests start as processes still do it.
+    """
+
+    def check(text: str, **style) -> tuple[str, bool]:
+        compile(text, '<config>', 'exec')
+        return text, False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', check)
+        yield
 
 
 @pytest.fixture(autouse=True)
