@@ -112,9 +112,9 @@ def variants_of(report: dict) -> dict[str, dict]:
     if 'variants' in report:
         return report['variants']
     found = {}
-    if 'groups' in report:
-        names = ('groups', 'kinds', 'uncovered', 'modules', 'tensors')
-        tables = {name: report[name] for name in names if name in report}
+    names = ('groups', 'kinds', 'uncovered', 'modules', 'tensors')
+    tables = {name: report[name] for name in names if name in report}
+    if tables:
         found['structured'] = dict(removes='units', **tables)
     if 'weights' in report:
         found['unstructured'] = dict(

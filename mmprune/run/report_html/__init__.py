@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader
 
 from ...atomic_file import write_whole
 from ...version import __version__
+from ..report import variants_of
 from . import tables
 from .chart_boxes import run_charts, series_chart
 from .curves import save_curves
@@ -92,7 +93,7 @@ def _numbers(report: dict) -> dict:
 def _cuts(report: dict) -> list[dict]:
     """What each variant lost, those that lost units first."""
     cuts = []
-    for name, found in _variants_of(report).items():
+    for name, found in variants_of(report).items():
         for kind, key in (('units', 'modules'), ('weights', 'weights')):
             tree = cut_tree(found, key)
             if tree is not None:
@@ -101,17 +102,6 @@ def _cuts(report: dict) -> list[dict]:
                     dict(found, name=name, kind=kind, tree=tree, why=reasons)
                 )
     return sorted(cuts, key=lambda cut: cut['kind'])
-
-
-def _variants_of(report: dict) -> dict[str, dict]:
-    """Returns variant -> its tables; older reports have one of each kind."""
-    if 'variants' in report:
-        return report['variants']
-    units = ('groups', 'kinds', 'uncovered', 'modules', 'tensors')
-    return dict(
-        structured={key: report[key] for key in units if key in report},
-        unstructured=dict(weights=report.get('weights')),
-    )
 
 
 def _picture_paths(
