@@ -21,7 +21,6 @@ from mmprune.run.options import (
     PruningOptions,
     RunOptions,
     TrainingOptions,
-    parse_pattern,
 )
 
 COMMANDS = sorted((ROOT / 'tools').glob('*.py')) + sorted(
@@ -142,18 +141,12 @@ def test_the_same_check_holds_from_python_and_from_a_shell(values, message):
 # -- pruning ---------------------------------------------------------------
 
 
-def test_a_pattern_decides_how_many_weights_are_zero():
-    options = PruningOptions(mode='both', pattern='1:4')
-    assert options.weight_sparsity() == 0.75
-    assert PruningOptions(sparsity=0.4).weight_sparsity() == 0.4
-
-
 @pytest.mark.parametrize(
     'text', ['2', '4:2', '2:2', '0:4', 'a:b', '2:', '-1:4']
 )
 def test_what_is_no_pattern_is_refused(text):
-    with pytest.raises(ValueError, match='--pattern takes N:M'):
-        parse_pattern(text)
+    with pytest.raises(ValueError, match='--pattern: a pattern is N:M with'):
+        PruningOptions(pattern=text)
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def fails(capsys, files, *flags):
         (['--protect', 'nowhere'], "'nowhere' matches none of the"),
         (['--protect', '('], 'is no regular expression'),
         (['--device', 'tpu'], 'must be cpu or cuda'),
-        (['--pruning-ratio', '0.99'], 'lower one of them'),
+        (['--pruning-ratio', '0.99'], 'lower the sparsity or one of'),
         (
             ['--pruning-ratio', '0.99', '--target', 'macs'],
             'asked to remove 99.0%',

@@ -140,7 +140,10 @@ class PruningOptions:
     def __post_init__(self) -> None:
         check_values(self)
         if self.pattern is not None:
-            parse_pattern(self.pattern)
+            try:
+                parse_pattern(self.pattern)
+            except ValueError as error:
+                raise ValueError(f'--pattern: {error}') from error
         if self.mode == 'structured' and self.pattern is not None:
             raise ValueError(
                 f'--pattern {self.pattern} is one of single weights, and '

@@ -124,5 +124,7 @@ def test_every_gradient_sums_to_that_of_the_original(step):
         strict=True,
     ):
         grad = parameters[name].grad.double()
-        room = 3e-4 * norm * np.sqrt(grad.numel())
+        # As much as a gradient of that relative error can differ in its sum:
+        # on one processor that of a bias of two differs by 1e-3.
+        room = RELATIVE * norm * np.sqrt(grad.numel())
         assert abs(grad.sum().item() - total) <= room + 1e-4, name
