@@ -82,7 +82,7 @@ def surviving_weights(
         Tensor name -> boolean mask, true = keep.
     """
     sizes = {
-        name: tensors[name].detach().abs()
+        name: tensors[name].detach().abs().float()
         for name in matrix_names(groups, tensors)
     }
     removed = lowest_overall(sizes, sparsity)

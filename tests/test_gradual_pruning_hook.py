@@ -383,3 +383,23 @@ def test_single_weights_may_go_by_their_gradients(tmp_path, watched):
     hook = gradual(dict(WEIGHTS, importance=dict(type='mmprune.Taylor')))
     _, seen = watched(config(tmp_path, custom_hooks=[hook]))
     assert sum(int(z.sum()) for z in seen.weights[-1].values()) == 96
+
+
+@HOOKS.register_module()
+class FreezeHook(Hook):
+    """Freezes the first layer before anything looks at it."""
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner) -> None:
+        """Freezes it."""
+        runner.model.net[0].requires_grad_(False)
+
+
+def test_frozen_weights_stay_dense_where_gradients_decide(tmp_path, watched):
+    hook = gradual(dict(WEIGHTS, importance=dict(type='mmprune.Taylor')))
+    hooks = [dict(type='FreezeHook'), hook]
+    _, seen = watched(config(tmp_path, custom_hooks=hooks))
+    zeros = {n: int(z.sum()) for n, z in seen.weights[-1].items()}
+    # 80 % of 64 + 24 weights
+    assert zeros['net.0.weight'] == 0 and sum(zeros.values()) == 70

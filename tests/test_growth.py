@@ -282,3 +282,52 @@ def test_a_growth_without_anything_to_prune_is_refused():
     with pytest.raises(ValueError, match='nothing can be pruned'):
         Growth(StructuredPruner(0.5), nn.LayerNorm(3), frozen)
     assert list(ffn_groups(nn.LayerNorm(3))) == []
+
+
+def test_protected_groups_stay_dense_at_every_step():
+    pruner = StructuredPruner(both(0.5), protect=['a.mlp'])
+    Growth(pruner, TwoLayers(), groups()).check(both(0.5))
+    grown = growth(protect=['a.mlp'])
+    grown.advance(both(0.3), given())
+    grown.advance(both(0.5), given())
+    assert 'a.mlp' not in grown.pruned
+    assert grown.plan().provenance['protect'] == ['a.mlp']
+
+
+def test_a_resumed_growth_knows_how_its_plan_came():
+    first = growth()
+    first.advance(both(0.5), given())
+    other = growth()
+    other.load_state_dict(first.state_dict())
+    assert other.plan().provenance['scope'] == 'global'
+    assert other.plan().provenance.keys() == first.plan().provenance.keys()
+
+
+def test_a_layer_gets_units_back_where_they_may_regrow():
+    model = TwoLayers()
+    with torch.no_grad():
+        for param in model.parameters():
+            param.fill_(1)
+    pruner = StructuredPruner(dict(neuron=0.6), scope='weights')
+    grown = Growth(pruner, model, groups(), regrow=True)
+    with torch.no_grad():
+        model.a_fc1.weight.fill_(0.1)
+        model.a_fc2.weight.fill_(0.1)
+    sparsity = dict(neuron=0.5)
+    grown.advance(sparsity, grown.calibrate(sparsity))
+    assert len(units(grown)['a.mlp']) == 2
+    with torch.no_grad():
+        model.a_fc1.weight.fill_(9)
+    stats = grown.calibrate(sparsity)
+    grown.advance(sparsity, stats, restart=stats)
+    assert units(grown)['a.mlp'] == []
+
+
+@pytest.mark.parametrize('scope', ['global', 'weights'])
+def test_weights_of_half_precision_are_compared(scope):
+    model = TwoLayers().bfloat16()
+    pruner = StructuredPruner(dict(neuron=0.5), scope=scope)
+    grown = Growth(pruner, model, groups())
+    sparsity = dict(neuron=0.5)
+    grown.advance(sparsity, grown.calibrate(sparsity))
+    assert 0 < grown.count()[0] < 6

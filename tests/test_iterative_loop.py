@@ -428,6 +428,30 @@ def test_weights_alone_are_pruned_without_vit_structured(tmp_path):
     assert set(plan.sparse) == set(masks)
 
 
+def test_protected_weights_stay_dense_in_every_round(tmp_path):
+    cfg = config(tmp_path, pruning_times=2, epochs=1)
+    cfg.train_cfg = dict(
+        type='mmprune.IterativePruningLoop',
+        rounds=2,
+        epochs=1,
+        latency_runs=0,
+        pruner=dict(
+            type='mmprune.WeightPruner', sparsity=0.5, protect=['blocks.0']
+        ),
+    )
+    train(cfg)
+    layers = {x['group'] for x in results(tmp_path)['rounds'][-1]['layers']}
+    assert layers and not any('blocks.0' in name for name in layers)
+
+
+def test_the_hook_of_the_export_is_refused_elsewhere(tmp_path):
+    cfg = config(tmp_path)
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
+    cfg.custom_hooks.append(dict(type='mmprune.ExportHook'))
+    with pytest.raises(ValueError, match='belongs to IterativePruningLoop'):
+        Runner.from_cfg(cfg).train()
+
+
 def test_masks_hold_where_an_activation_of_zero_is_not_zero(tmp_path):
     # a neuron without weights gives 1/2, and the column that reads it moves
     cfg = config(tmp_path, pruning_times=2, rate=0.5)

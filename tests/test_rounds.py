@@ -250,3 +250,80 @@ def test_an_earlier_checkpoint_goes_on():
     ]
     assert renamed_result(found['results'][0]) == found['results'][0]
     assert renamed_state(found, shapes) == found
+
+
+def test_a_default_that_is_written_out_is_no_difference():
+    """A checkpoint of the earlier version holds every option."""
+    given = dict(epochs=2, pruning_times=3, rate=0.4, struct='rsst')
+    every = dict(
+        given,
+        mlp_prune_ratio=None,
+        vit_structured=True,
+        vit_prune_target='both',
+        criteria='magnitude',
+        include_out=False,
+        normalize=None,
+        sorting_mode='global',
+        fillback_rate=0.0,
+        unit_counts='schedule',
+        rate_schedule='geometric',
+        allow_regrowth=False,
+        min_heads_per_layer=1,
+        min_neurons_per_layer=1,
+        rewind=True,
+        prune_type='lt',
+        rewind_epoch=0,
+        reg_granularity_prune=1.0,
+        RST_schedule='exp_custom_exponents',
+        exponents=4,
+        reg_scope='state',
+        penalty_mode='auto',
+    )
+    now = Rounds(
+        rounds=3,
+        epochs=2,
+        pruner=dict(
+            type='mmprune.StructuredPruner',
+            sparsity=both(0.4),
+            importance=dict(
+                type='mmprune.Magnitude', reduce='sum', sides='producers'
+            ),
+            normalize=None,
+        ),
+        decay=dict(strength=1.0),
+    )
+    stored = Rounds(**renamed(every)[0])
+    for mine in (earlier(**given), now):
+        mine.check_same(stored)
+    weights = dict(vit_structured=False, struct='refill')
+    earlier(rate=0.6, **weights).check_same(
+        Rounds(**renamed({**every, **weights, 'rate': 0.6})[0])
+    )
+
+
+@pytest.mark.parametrize(
+    'schedule',
+    [dict(begin=0), dict(type='mmprune.LinearSchedule', final=0.9)],
+)
+def test_a_schedule_without_type_or_with_a_sparsity_is_refused(schedule):
+    with pytest.raises(ValueError, match='schedule takes a type'):
+        rounds(schedule=schedule)
+
+
+def test_an_earlier_name_beside_one_number_names_one_kind():
+    one = dict(type='mmprune.StructuredPruner', sparsity=0.5)
+    found, _ = renamed(dict(pruner=one, mlp_prune_ratio=0.3))
+    assert found['pruner']['sparsity'] == dict(head=0.5, neuron=0.3)
+    found, _ = renamed(
+        dict(pruner=one, vit_prune_target='mlp', mlp_prune_ratio=0.3)
+    )
+    assert found['pruner']['sparsity'] == dict(neuron=0.3)
+
+
+def test_an_earlier_checkpoint_whose_units_stay_dense_now_is_refused():
+    state = dict(
+        rounds=dict(gone=dict(a=[1]), going=dict(a=[])),
+        options=dict(epochs=2, pruning_times=3),
+    )
+    with pytest.raises(ValueError, match=r"has pruned \['a'\], which stay"):
+        renamed_state(state, {})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -50,12 +50,25 @@ class ExportHook(Hook):
             ValueError: If the smaller model computes something else.
         """
         loop = runner.train_loop
+        if not hasattr(loop, 'growth'):
+            raise ValueError(
+                'ExportHook belongs to IterativePruningLoop, which registers '
+                f'it, and training goes by {type(loop).__name__}; leave it '
+                'out of the config'
+            )
+        problem = ['']
         if loop.finished and is_main_process():
             model = (averages_of(runner) or [plain_model(runner)])[0]
             masked = copy.deepcopy(model).cpu().eval()
-            loop.results.final = self._export(runner, masked)
-            loop.results.write()
-        barrier()
+            try:
+                loop.results.final = self._export(runner, masked)
+                loop.results.write()
+            except ValueError as error:
+                problem = [str(error)]
+        # The others must not wait for a rank that has failed.
+        broadcast_object_list(problem)
+        if problem[0]:
+            raise ValueError(problem[0])
 
     def _export(self, runner: Runner, masked: nn.Module) -> dict[str, Any]:
         loop, folder = runner.train_loop, Path(runner.work_dir)

@@ -168,6 +168,10 @@ class GradualPruningHook(Hook):
         if groups:
             return Growth(self.pruner, model, groups)
         names = list(prunable_weights(model, self.pruner.protect))
+        if self._gradients is not None:
+            # Frozen weights get no gradient and stay dense.
+            params = dict(model.named_parameters(remove_duplicate=False))
+            names = [name for name in names if params[name].requires_grad]
         return Growth(self.pruner, model, weights=names)
 
     def _go_on(self) -> bool:

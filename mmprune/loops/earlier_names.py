@@ -119,7 +119,9 @@ def _structured(new: dict, value: bool) -> None:
 def _targets(new: dict, value: str) -> None:
     kinds = _choice('vit_prune_target', value, _TARGETS)
     sparsity = new['pruner']['sparsity']
-    if isinstance(sparsity, Mapping):
+    if _of_units(new):
+        if not isinstance(sparsity, Mapping):
+            sparsity = dict.fromkeys(('head', 'neuron'), sparsity)
         new['pruner']['sparsity'] = {k: sparsity.get(k, 0.7) for k in kinds}
 
 
@@ -127,9 +129,14 @@ def _ratio(kind: str, new: dict, value: float | None) -> None:
     sparsity = new['pruner']['sparsity']
     if value is None:
         return
+    if not _of_units(new):
+        if kind == 'head':
+            new['pruner']['sparsity'] = value
+        return
     if not isinstance(sparsity, Mapping):
-        new['pruner']['sparsity'] = value
-    elif kind in sparsity:
+        sparsity = dict.fromkeys(('head', 'neuron'), sparsity)
+        new['pruner']['sparsity'] = sparsity
+    if kind in sparsity:
         sparsity[kind] = value
 
 
@@ -295,6 +302,16 @@ def renamed_state(
     if 'growth' in state:
         return dict(state)
     options, _ = renamed(state['options'])
+    lost = [
+        name
+        for name, value in state['rounds']['gone'].items()
+        if name not in shapes and _any(value)
+    ]
+    if lost:
+        raise ValueError(
+            f'the checkpoint has pruned {lost[:4]}, which stay dense now; '
+            'name their granularity in pruner.sparsity, and unfreeze them'
+        )
     growth = {
         key: pack_masks(
             {
@@ -327,6 +344,10 @@ def renamed_result(entry: Mapping[str, Any]) -> dict[str, Any]:
         for row in entry['layers']
     ]
     return entry
+
+
+def _any(value: Any) -> bool:
+    return bool(value.any()) if isinstance(value, Tensor) else bool(value)
 
 
 def _mask(value: Any, shape: torch.Size) -> Tensor:

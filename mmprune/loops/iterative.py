@@ -13,7 +13,12 @@ from ..groups import matrix_names, named_tensors
 from ..masks import Region, clear, norm
 from ..registry import LOOPS
 from ..sparsifying.growth import Growth
-from ..sparsifying.runner_parts import groups_of, masking_of, plain_model
+from ..sparsifying.runner_parts import (
+    averages_of,
+    groups_of,
+    masking_of,
+    plain_model,
+)
 from ..statistics import Statistics
 from .earlier_names import renamed, renamed_state
 from .fresh_start import FreshStart, end_schedulers_with_the_round
@@ -180,6 +185,7 @@ class IterativePruningLoop(EpochBasedTrainLoop):
             return Growth(pruner, self.model, self.groups, **options)
         # Of a transformer neither the patch embedding nor the classifier.
         names = matrix_names(self.groups, named_tensors(self.model))
+        names = pruner.prunable(self.model, names)
         return Growth(pruner, self.model, weights=names, **options)
 
     def _start(self) -> None:
@@ -220,11 +226,11 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         self._decaying_norm = norm(self._decaying)
 
     def _clear(self, chosen: dict[str, Tensor]) -> None:
-        for module in (self.model, *(a.module for a in self.averages())):
+        for module in (self.model, *averages_of(self.runner)):
             clear(self.growth.regions(module, chosen))
 
     def averages(self) -> list:
-        """Returns the averaged models of EMA hooks."""
+        """Returns the averaged models of EMA hooks, with their counters."""
         return [
             hook.ema_model
             for hook in self.runner.hooks

@@ -106,10 +106,15 @@ class Rounds:
     @cached_property
     def schedules(self) -> dict[str, Schedule]:
         """Granularity -> schedule over the events."""
+        if 'type' not in self.schedule or 'final' in self.schedule:
+            raise ValueError(
+                'schedule takes a type, and its final is the sparsity of the '
+                f'pruner; found {dict(self.schedule)}'
+            )
         if not self.events:
             return {}
         span = dict(begin=0, end=self.events)
-        if str(self.schedule['type']).endswith('OneShot'):
+        if 'OneShot' in str(self.schedule['type']):
             span = dict(begin=1)
         return build_schedules(
             {**span, **self.schedule}, self.built_pruner.sparsity
@@ -130,7 +135,7 @@ class Rounds:
 
     def check_same(self, other: 'Rounds') -> None:
         """Raises ``ValueError`` if a run had other options, naming them."""
-        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        mine, theirs = _flat(self._settings()), _flat(other._settings())
         differing = [
             f'{name}={theirs.get(name)!r} then, {mine.get(name)!r} now'
             for name in {**mine, **theirs}
@@ -142,6 +147,20 @@ class Rounds:
                 f'{"; ".join(differing[:4])}; resume with the same ones, or '
                 'start a new run in another folder'
             )
+
+    def _settings(self) -> dict[str, Any]:
+        """All options with their defaults, however they were written."""
+        pruner = {
+            f.name: getattr(self.built_pruner, f.name)
+            for f in fields(self.built_pruner)
+        }
+        pruner['type'] = type(self.built_pruner).__name__
+        pruner['importance'] = repr(self.built_pruner.importance)
+        least = pruner.get('min_keep')
+        if isinstance(least, Mapping) and set(least.values()) == {1}:
+            pruner['min_keep'] = 1
+        decay = None if self.penalty is None else asdict(self.penalty)
+        return _plain({**asdict(self), 'pruner': pruner, 'decay': decay})
 
     def _check_regrow(self) -> None:
         if not self.regrow:

@@ -140,7 +140,8 @@ class StructuredPruner:
             first = restart and self.score(groups, restart)[1]
             scores = _of_removed(scores, before, first)
         if self.target == 'units':
-            keep = self._keep_units(groups, scores, stats, before)
+            bound = before if restart is None else None
+            keep = self._keep_units(groups, scores, stats, bound)
         else:
             keep = self._keep_cost(groups, scores, costs)
         if before is not None and restart is None:

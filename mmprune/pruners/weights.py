@@ -122,6 +122,11 @@ class WeightPruner:
             ),
         )
 
+    def prunable(self, model: nn.Module, names: Iterable[str]) -> list[str]:
+        """Returns those of the named tensors that it can prune."""
+        weights = self._weights(model)
+        return [name for name in names if name in weights]
+
     def choose(
         self,
         model: nn.Module,
@@ -189,6 +194,14 @@ class WeightPruner:
         weights = self._weights(model, names)
         if stats is None:
             stats = calibrate(model, (), self.importance.needs)
+        if 'grad' in self.importance.needs:
+            missing = [name for name in weights if name not in stats.grad]
+            if missing:
+                raise ValueError(
+                    f'{len(missing)} weights got no gradient, first '
+                    f'{missing[0]!r}; protect them, or choose a criterion '
+                    'without gradients'
+                )
         scores = {
             name: self.importance.weights(name, stats).float()
             for name in weights
@@ -208,7 +221,7 @@ class WeightPruner:
         """The weights that can be pruned, of the named tensors if given."""
         weights = prunable_weights(model, self.protect)
         if names is not None:
-            weights = {name: weights[name] for name in names}
+            weights = {n: weights[n] for n in names if n in weights}
         if self.pattern is not None:
             _, size = parse_pattern(self.pattern)
             weights = {

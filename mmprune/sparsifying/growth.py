@@ -1,6 +1,7 @@
 """What is pruned so far, what decays, and what is pruned next."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,8 @@ class Growth:
         self.groups: list[PruneGroup] = []
         if groups:
             self.groups = [g for g in pruner.targets(groups) if not g.dense]
+            # Only those are left, and its patterns would match none of them.
+            self.pruner = dataclasses.replace(pruner, protect=())
         tensors = named_tensors(model)
         sizes = {name: tensors[name].shape for name in weights}
         sizes |= {g.name: (g.size,) for g in self.groups}
@@ -77,6 +80,7 @@ class Growth:
         }
         self.decaying: Chosen = _nothing(self.pruned)
         self.provenance: dict[str, Any] = {}
+        self._protect = list(pruner.protect)
 
     @property
     def of_units(self) -> bool:
@@ -121,6 +125,7 @@ class Growth:
             self.groups,
             restart if self.regrow else None,
         )
+        self.provenance['protect'] = self._protect
         for name, mask in chosen.items():
             # Activations and gradients may differ from rank to rank.
             bits = mask.to(torch.uint8)
@@ -213,6 +218,7 @@ class Growth:
         return dict(
             pruned=pack_masks(self.pruned),
             decaying=pack_masks(self.decaying),
+            provenance=json.loads(json.dumps(self.provenance, default=str)),
         )
 
     def load_state_dict(self, state: Mapping) -> None:
@@ -238,6 +244,7 @@ class Growth:
         # In the order of the model, which decides between equal scores.
         self.pruned = {name: pruned[name] for name in mine}
         self.decaying = {name: decaying[name] for name in mine}
+        self.provenance = dict(state.get('provenance', {}))
 
     def _at(self, sparsity: float | Mapping[str, float]) -> Any:
         if getattr(self.pruner, 'pattern', None) is not None:
