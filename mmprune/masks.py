@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class UnitRegion:
         else:
             # For columns several times as fast as index_fill_, and this
             # runs after every step.
-            data.mul_(self._kept(data))
+            data.mul_(self._kept)
 
     def without(self, values: Tensor) -> Tensor:
         """Returns values of the tensor's shape with zeros in the region."""
@@ -73,10 +74,11 @@ class UnitRegion:
     def _values(self) -> Tensor:
         return self.tensor.detach().index_select(self.dim, self.index)
 
-    def _kept(self, data: Tensor) -> Tensor:
-        kept = data.new_ones(data.shape[self.dim])
+    @cached_property
+    def _kept(self) -> Tensor:
+        kept = self.tensor.new_ones(self.tensor.shape[self.dim])
         kept.index_fill_(0, self.index, 0)
-        shape = [1] * data.ndim
+        shape = [1] * self.tensor.ndim
         shape[self.dim] = -1
         return kept.view(shape)
 
