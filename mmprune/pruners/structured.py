@@ -81,10 +81,8 @@ class StructuredPruner:
     strict: bool = True
 
     def __post_init__(self) -> None:
-        sparsities = self.sparsity
-        if not isinstance(sparsities, Mapping):
-            sparsities = {'': sparsities}
-        for sparsity in sparsities.values():
+        by_kind = isinstance(self.sparsity, Mapping)
+        for sparsity in self.sparsity.values() if by_kind else [self.sparsity]:
             check_sparsity(sparsity)
         check_choice('target', self.target, ('units', 'params', 'macs'))
         check_choice('scope', self.scope, ('global', 'layer', 'weights'))
@@ -93,7 +91,7 @@ class StructuredPruner:
             raise ValueError(
                 f'fill_back is a fraction in [0, 1], found {self.fill_back!r}'
             )
-        if self.target != 'units' and '' not in sparsities:
+        if self.target != 'units' and by_kind:
             raise ValueError(
                 f'target {self.target!r} is met by all units together; give '
                 'one sparsity, not one for each granularity'
@@ -139,13 +137,13 @@ class StructuredPruner:
         if before is not None:
             first = restart and self.score(groups, restart)[1]
             scores = _of_removed(scores, before, first)
+        bound = before if restart is None else None
         if self.target == 'units':
-            bound = before if restart is None else None
             keep = self._keep_units(groups, scores, stats, bound)
         else:
             keep = self._keep_cost(groups, scores, costs)
-        if before is not None and restart is None:
-            keep = _without(keep, before)
+        if bound is not None:
+            keep = _without(keep, bound)
         pruned = tuple(g for g in groups if len(keep[g.name]) < g.size)
         return PruningPlan(
             groups=pruned,
@@ -220,15 +218,10 @@ class StructuredPruner:
         loss_fn: LossFn | None = None,
     ) -> Statistics:
         """Returns the statistics that the criterion needs."""
+        sparsity = self.sparsity_of(groups[0].granularity) if groups else 0.0
+        needs = self.importance.needs
         return calibrate(
-            model,
-            groups,
-            self.importance.needs,
-            batches,
-            loss_fn,
-            sparsity=self.sparsity_of(groups[0].granularity)
-            if groups
-            else 0.0,
+            model, groups, needs, batches, loss_fn, sparsity=sparsity
         )
 
     def score(
@@ -262,12 +255,8 @@ class StructuredPruner:
         self, groups: list[PruneGroup], scores: dict[str, Tensor]
     ) -> dict[str, str]:
         """Returns why open groups stay dense: the criterion has no score."""
-        name = type(self.importance).__name__
-        return {
-            g.name: f'{name} has no score for it'
-            for g in groups
-            if g.name not in scores
-        }
+        why = f'{type(self.importance).__name__} has no score for it'
+        return {g.name: why for g in groups if g.name not in scores}
 
     def describe(self, stats: Statistics) -> dict:
         """Returns the options as plain data, for people to read."""
