@@ -124,7 +124,8 @@ def test_every_gradient_sums_to_that_of_the_original(step):
         strict=True,
     ):
         grad = parameters[name].grad.double()
-        # As much as a gradient of that relative error can differ in its sum:
-        # on one processor that of a bias of two differs by 1e-3.
-        room = RELATIVE * norm * np.sqrt(grad.numel())
+        # A few numbers do not average out: on one processor the sum of a
+        # bias of two differs by 1e-3, within what its norm may.
+        relative = 3e-4 if grad.numel() > 8 else RELATIVE
+        room = relative * norm * np.sqrt(grad.numel())
         assert abs(grad.sum().item() - total) <= room + 1e-4, name
