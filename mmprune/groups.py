@@ -26,6 +26,9 @@ class Slice:
         fill: Value that the positions of a removed unit take in a masked
             model. 0 where a unit is multiplied by its consumer; a large
             negative number for a logit that a softmax reads.
+        positions: Where the units lie if no such pattern says it, as after a
+            channel shuffle: ``block`` positions of unit 0, then of unit 1,
+            and so on. ``offset`` and ``copies`` do not count then.
     """
 
     tensor: str
@@ -34,6 +37,7 @@ class Slice:
     offset: int = 0
     copies: int = 1
     fill: float = 0.0
+    positions: tuple[int, ...] = ()
 
     def index(self, units: Sequence[int], size: int) -> Tensor:
         """Returns the positions of ``units``, ``[copies*len(units)*block]``.
@@ -43,6 +47,9 @@ class Slice:
             size: Number of units of the group in the dense model.
         """
         unit = torch.as_tensor(units, dtype=torch.long).view(1, -1, 1)
+        if self.positions:
+            owned = torch.tensor(self.positions).view(size, self.block)
+            return owned[unit.flatten()].flatten()
         copy = torch.arange(self.copies).view(-1, 1, 1)
         step = torch.arange(self.block).view(1, 1, -1)
         return (
@@ -51,6 +58,8 @@ class Slice:
 
     def end(self, size: int) -> int:
         """Returns the first position after the last unit."""
+        if self.positions:
+            return max(self.positions) + 1
         return self.offset + self.copies * size * self.block
 
 
@@ -105,7 +114,7 @@ class PruneGroup:
         """
         try:
             sides = {
-                side: tuple(Slice(**s) for s in data[side])
+                side: tuple(_slice(s) for s in data[side])
                 for side in ('producers', 'consumers')
             }
             return cls(**{**data, **sides})
@@ -176,9 +185,16 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _slice(data: dict) -> Slice:
+    return Slice(**{**data, 'positions': tuple(data.get('positions', ()))})
+
+
 def _plain(part: Slice) -> dict:
-    return {
+    plain = {
         f.name: getattr(part, f.name)
         for f in fields(part)
         if getattr(part, f.name) != f.default
     }
+    if part.positions:
+        plain['positions'] = list(part.positions)
+    return plain

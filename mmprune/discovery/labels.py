@@ -1,0 +1,280 @@
+"""Which channel each element of a tensor belongs to.
+
+Every position along every dimension of every parameter and buffer is an
+*atom*, a positive integer. While a model runs, each activation carries
+*layers* of labels: integer tensors of its own shape that hold the atom an
+element depends on, 0 where there is none. A layer is expanded (stride 0) over
+the dimensions along which it does not change, so that it costs next to
+nothing, and what moves data moves labels by the very same call.
+
+What computes with two labelled elements ties their atoms to each other. In
+the end, tied atoms are what must be removed together.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..groups import named_tensors
+
+Layers = tuple[Tensor, ...]
+
+# Beyond this many, an element depends on nearly everything.
+_MOST_LAYERS = 6
+
+
+class Labels:
+    """The atoms of a model, the labels of its tensors, and what was learnt.
+
+    Args:
+        model: The model whose parameters and buffers have the atoms.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names: list[tuple[str, int]] = []  # tensor and dim of each row
+        self.starts: list[int] = []  # first atom of each row
+        self.ties: list[Tensor] = []  # [2, n] atoms that go together
+        self.mixed: list[Tensor] = []  # atoms that are one unit of attention
+        self.read: list[Tensor] = []  # positions that only read
+        self.fixed: list[tuple[Tensor, str]] = []  # atoms that stay, and why
+        # Module attributes that count something: path -> one atom of each.
+        self.counts: dict[str, Tensor] = {}
+        self._layers = WeakIdKeyDictionary()
+        self._weights = WeakIdKeyDictionary()  # parameters and their views
+        self._storage = WeakIdKeyDictionary()  # labels that can be written
+        # Atoms a tensor was reduced from: they stay if it is used.
+        self._reduced = WeakIdKeyDictionary()
+        self.splits: list[Tensor] = []  # [rows, columns] of a split dimension
+        total = 1
+        seen = set()
+        for name, tensor in named_tensors(model).items():
+            if not tensor.is_floating_point() or id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            layers = []
+            for dim, size in enumerate(tensor.shape):
+                if size < 2:
+                    continue
+                self.names.append((name, dim))
+                self.starts.append(total)
+                shape = [1] * tensor.ndim
+                shape[dim] = size
+                atoms = torch.arange(total, total + size).view(shape)
+                layers.append(atoms.expand(tensor.shape))
+                total += size
+            self._layers[tensor] = tuple(layers)
+            self._weights[tensor] = name
+        self.total = total
+
+    def of(self, tensor: object) -> Layers:
+        """Returns the layers of a tensor, none for what has no labels."""
+        if not isinstance(tensor, Tensor):
+            return ()
+        return self._layers.get(tensor, ())
+
+    def set(self, tensor: Tensor, layers: Iterable[Tensor]) -> None:
+        """Gives a tensor its layers; constant ones hold their atoms fixed."""
+        kept = []
+        for layer in layers:
+            layer = layer.expand(tensor.shape)
+            if varying(layer):
+                kept.append(layer)
+            else:
+                self.fix(layer, 'a single position of the channels is read')
+        for layer in kept[_MOST_LAYERS:]:
+            self.fix(layer, 'too many kinds of channels meet in one tensor')
+        store = self._storage.get(tensor)
+        if store is not None:
+            self._write(store, kept)
+        else:
+            self._layers[tensor] = tuple(kept[:_MOST_LAYERS])
+
+    def make_writable(self, tensor: Tensor) -> None:
+        """Gives a new, empty tensor labels that views of it can write."""
+        store = torch.zeros(tensor.shape, dtype=torch.long)
+        self._storage[tensor] = store
+        self._layers[tensor] = (store,)
+
+    def share_storage(self, view: Tensor, store: Tensor) -> None:
+        """Says that a view writes into the labels of a writable tensor."""
+        self._storage[view] = store
+        self._layers[view] = (store,)
+
+    def is_writable(self, tensor: Tensor) -> bool:
+        """Returns whether a tensor has labels that can be written."""
+        return tensor in self._storage
+
+    def weight(self, tensor: object) -> str:
+        """Returns the parameter that a tensor is a view of, or ''."""
+        if not isinstance(tensor, Tensor):
+            return ''
+        return self._weights.get(tensor, '')
+
+    def pass_weight(self, view: Tensor, tensor: Tensor) -> None:
+        """Says that a tensor is a moved copy of a parameter."""
+        if tensor in self._weights:
+            self._weights[view] = self._weights[tensor]
+
+    def tie(self, a: Tensor, b: Tensor) -> Tensor:
+        """Ties atoms elementwise; returns the labels of the result.
+
+        Args:
+            a: Labels.
+            b: Labels of a shape that broadcasts with ``a``.
+        """
+        a, b = compact(a), compact(b)
+        both = (a != 0) & (b != 0) & (a != b)
+        if both.any():
+            a_all, b_all = torch.broadcast_tensors(a, b)
+            pairs = torch.stack([a_all[both], b_all[both]])
+            self.ties.append(torch.unique(pairs, dim=1))
+        return torch.where(a != 0, a, b)
+
+    def tie_along(self, layer: Tensor, dim: int) -> Tensor:
+        """Ties all atoms along a dimension; returns it with size 1 there."""
+        first = layer.narrow(dim, 0, 1)
+        self.tie(first, layer)
+        return first
+
+    def fix(self, layer: Tensor, why: str) -> None:
+        """Says that the atoms in a layer cannot be removed, and why."""
+        atoms = torch.unique(compact(layer))
+        atoms = atoms[atoms != 0]
+        if len(atoms):
+            self.fixed.append((atoms, why))
+
+    def fix_all(self, tensors: Iterable[object], why: str) -> None:
+        """The same for all labels of some tensors."""
+        for tensor in tensors:
+            for layer in self.of(tensor):
+                self.fix(layer, why)
+            if isinstance(tensor, Tensor):
+                self.use([tensor])
+
+    def reduce(self, layer: Tensor, dims: Iterable[int]) -> Tensor:
+        """Ties what is reduced over dimensions; they get size 1.
+
+        Nothing is tied if no channels are left in the result: whether they
+        have to stay depends on its use.
+        """
+        short = layer
+        for dim in dims:
+            short = short.narrow(dim, 0, 1)
+        if varying(short):
+            self.tie(short, layer)
+        return short
+
+    def note_reduced(self, tensor: Tensor, layer: Tensor, why: str) -> None:
+        """Says that a tensor has lost channels which it depends on."""
+        self._reduced.setdefault(tensor, []).append((layer, why))
+
+    def use(self, tensors: Iterable[Tensor]) -> None:
+        """Holds the channels that tensors were reduced from."""
+        for tensor in tensors:
+            for layer, why in self._reduced.pop(tensor, ()):
+                self.fix(layer, why)
+
+    def split_into(self, layer: Tensor, shape: torch.Size) -> None:
+        """Notes where a view splits one dimension of channels into two."""
+        old, new = list(layer.shape), list(shape)
+        while old and new and old[0] == new[0]:
+            old, new = old[1:], new[1:]
+            layer = layer.select(0, 0)
+        while old and new and old[-1] == new[-1]:
+            old, new = old[:-1], new[:-1]
+            layer = layer.select(-1, 0)
+        if len(old) == 1 and len(new) == 2 and min(new) > 1:
+            self.splits.append(layer.reshape(new))
+
+    def reads(self, layer: Tensor) -> None:
+        """Says that the positions in a layer of a weight are inputs."""
+        self.read.append(torch.unique(compact(layer)))
+
+    def mixes(self, layer: Tensor) -> None:
+        """Says that the atoms in a layer belong to heads."""
+        self.mixed.append(torch.unique(compact(layer)))
+
+    def merge(self, operands: Sequence[Layers], shape: torch.Size) -> Layers:
+        """Returns the layers of an elementwise result and ties what meets.
+
+        Layers that change along a common dimension speak of the same
+        channels; others are of different kinds and stand side by side.
+
+        Args:
+            operands: Layers of each operand, in shapes that broadcast.
+            shape: Shape of the result.
+        """
+        merged: list[Tensor] = []
+        for layer in itertools.chain.from_iterable(operands):
+            layer = layer.expand(shape)
+            dims = varying(layer)
+            if not dims:
+                self.fix(layer, 'a single position of the channels is read')
+                continue
+            rest = []
+            for other in merged:
+                if dims & varying(other):
+                    layer = self.tie(other, layer).expand(shape)
+                    dims = varying(layer)
+                else:
+                    rest.append(other)
+            merged = [*rest, layer]
+        return tuple(merged)
+
+    def _write(self, store: Tensor, layers: Sequence[Tensor]) -> None:
+        if not layers:
+            store.zero_()
+            return
+        store.copy_(layers[0])
+        for layer in layers[1:]:
+            self.fix(layer, 'two kinds of channels are written to one tensor')
+
+
+def varying(layer: Tensor) -> set[int]:
+    """Returns the dimensions along which labels change."""
+    return {dim for dim in range(layer.ndim) if varies(layer, dim)}
+
+
+def varies(layer: Tensor, dim: int) -> bool:
+    """Returns whether labels change along a dimension."""
+    if layer.shape[dim] < 2 or layer.stride(dim) == 0:
+        return False
+    thin = compact(layer, leave=dim)
+    return bool((thin != thin.narrow(dim, 0, 1)).any())
+
+
+def compact(layer: Tensor, leave: int | None = None) -> Tensor:
+    """Returns labels with size 1 where they are expanded."""
+    for dim in range(layer.ndim):
+        if dim != leave and layer.shape[dim] > 1 and layer.stride(dim) == 0:
+            layer = layer.narrow(dim, 0, 1)
+    return layer
+
+
+def thinned(layer: Tensor) -> Tensor:
+    """Returns labels expanded over all dimensions along which they agree."""
+    shape = layer.shape
+    layer = compact(layer)
+    for dim in range(layer.ndim):
+        if not varies(layer, dim):
+            layer = layer.narrow(dim, 0, 1)
+    return layer.expand(shape)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Yields the tensors in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple | set):
+        for part in value:
+            yield from tensors_in(part)
+    elif hasattr(value, '__dataclass_fields__') or hasattr(value, '__dict__'):
+        # Results of mmdet and Hugging Face; a module is none.
+        if not isinstance(value, nn.Module):
+            yield from tensors_in(list(vars(value).values()))
