@@ -3,7 +3,7 @@ out."""
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,11 @@ from .adapters import (
     ffn_groups,
     llama_groups,
     mha_groups,
-    traced_groups,
     vit_groups,
 )
 from .cost import cost_table
 from .criteria import criterion_config
+from .discovery import discovered_groups
 from .groups import PruneGroup
 from .pruners import (
     TOLERANCE,
@@ -126,11 +126,11 @@ def call(model: nn.Module, example: Tensor | Sequence | Mapping) -> Any:
 def find_groups(
     model: nn.Module, forward: Callable[[nn.Module], Any]
 ) -> list[PruneGroup]:
-    """Returns the groups of any model: those of adapters, then channels.
+    """Returns the groups of any model: those of adapters, then all others.
 
     All adapters are asked. Where two of them cut the same dimension of a
-    tensor, the group that comes second stays whole and says so. Channels are
-    traced where the model has convolutions one behind the other.
+    tensor, the group that comes second stays whole and says so. What no
+    adapter knows is discovered from one run of the model.
 
     Args:
         model: The model, in eval mode.
@@ -138,16 +138,16 @@ def find_groups(
     """
     owners: dict[tuple[str, int], tuple[Any, str]] = {}
     groups = []
-    for find in (*ADAPTERS, traced_groups):
-        if find is traced_groups:
-            found = _channels(model, forward)
-        else:
-            found = _asked(find, model)
-        for group in found:
+    for find in ADAPTERS:
+        for group in _asked(find, model):
             group = _named_once(group, groups)
             if not group.dense:
                 group = _without_overlap(group, find, owners)
             groups.append(group)
+    for group in discovered_groups(model, forward):
+        if owners.keys() & {(part.tensor, part.dim) for part in group.slices}:
+            continue
+        groups.append(_named_once(group, groups))
     return groups
 
 
@@ -162,26 +162,6 @@ def _asked(find: Callable, model: nn.Module) -> list[PruneGroup]:
             stacklevel=4,
         )
         return []
-
-
-def _channels(
-    model: nn.Module, forward: Callable[[nn.Module], Any]
-) -> Iterator[PruneGroup]:
-    convolutions = [
-        m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)
-    ]
-    # A single one, as the patches of a ViT, has its channels read by others.
-    if len(convolutions) < 2:
-        return
-    try:
-        yield from list(traced_groups(copy.deepcopy(model), forward))
-    except Exception as error:
-        # Whatever torch-pruning raises on a graph that it cannot follow.
-        warnings.warn(
-            'the channels of this model cannot be traced and stay whole: '
-            f'{type(error).__name__}: {str(error)[:200]}',
-            stacklevel=4,
-        )
 
 
 def _named_once(group: PruneGroup, groups: list[PruneGroup]) -> PruneGroup:

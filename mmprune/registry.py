@@ -32,7 +32,7 @@ FUNCTIONS = Registry(
     'function',
     parent=parents.FUNCTIONS,
     scope='mmprune',
-    locations=['mmprune.adapters', 'mmprune.hooks'],
+    locations=['mmprune.adapters', 'mmprune.discovery', 'mmprune.hooks'],
 )
 LOOPS = Registry(
     'loop',

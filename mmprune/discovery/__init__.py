@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..groups import PruneGroup
+from ..registry import FUNCTIONS
 from .components import groups_of
 from .labels import Labels, tensors_in
 from .rules import Call, apply_rule
@@ -29,6 +30,7 @@ class _Trace(TorchDispatchMode):
         return out
 
 
+@FUNCTIONS.register_module()
 def discovered_groups(
     model: nn.Module, forward: Callable[[nn.Module], Any]
 ) -> list[PruneGroup]:

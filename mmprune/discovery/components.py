@@ -86,7 +86,9 @@ def _components(labels: Labels, ties: list[Tensor]) -> np.ndarray:
         rows, columns = torch.cat(ties, 1).numpy()
     else:
         rows = columns = np.zeros(0, int)
-    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (size,) * 2)
+    graph = coo_matrix(
+        (np.ones(len(rows), bool), (rows, columns)), (size,) * 2
+    )
     return connected_components(graph, directed=False)[1]
 
 

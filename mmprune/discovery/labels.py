@@ -225,10 +225,7 @@ class Labels:
         return tuple(merged)
 
     def _write(self, store: Tensor, layers: Sequence[Tensor]) -> None:
-        if not layers:
-            store.zero_()
-            return
-        store.copy_(layers[0])
+        store[...] = layers[0] if layers else 0
         for layer in layers[1:]:
             self.fix(layer, 'two kinds of channels are written to one tensor')
 

@@ -290,7 +290,9 @@ def reduce(call: Call) -> None:
         if result.ndim < tensor.ndim:
             layers = [layer.reshape(_dropped(layer, dims)) for layer in kept]
         if result.ndim:
-            labels.set(result, [layer.expand(result.shape) for layer in layers])
+            labels.set(
+                result, [layer.expand(result.shape) for layer in layers]
+            )
 
 
 def _dropped(layer: Tensor, dims: Iterable[int]) -> list[int]:
@@ -361,7 +363,7 @@ def group_norm(call: Call) -> None:
         if varies(layer, 1):
             parts = layer.unflatten(1, (groups, -1))
             labels.tie_along(parts, 2)
-            if (weight := labels.weight(call['weight'])):
+            if weight := labels.weight(call['weight']):
                 path = weight.rpartition('.')[0]
                 atoms = labels.of(call['weight'])[0].view(groups, -1)
                 labels.counts[f'{path}.num_groups'] = atoms[:, 0]
@@ -377,7 +379,8 @@ def layer_norm(call: Call) -> None:
     for layer in labels.of(x):
         if varying(layer) & set(last):
             labels.fix(
-                layer, 'LayerNorm over the channels: its statistics would change'
+                layer,
+                'LayerNorm over the channels: its statistics would change',
             )
     weights = [labels.of(call[name]) for name in ('weight', 'bias')]
     out = call.out[0]

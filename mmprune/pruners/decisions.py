@@ -60,14 +60,10 @@ def _decides(args: tuple, out: Any) -> bool:
 def _discrete(out: Any) -> Any:
     if isinstance(out, Tensor):
         return out.clone()
-    return tuple(
-        None if o.is_floating_point() else o.clone() for o in out
-    )
+    return tuple(None if o.is_floating_point() else o.clone() for o in out)
 
 
-def _decided(
-    func: Any, args: tuple, kwargs: Any, out: Any, made: Any
-) -> Any:
+def _decided(func: Any, args: tuple, kwargs: Any, out: Any, made: Any) -> Any:
     if isinstance(out, Tensor):
         return made.clone() if made.dtype == out.dtype else out
     # (values, indices) of topk, sort, max along a dimension.

@@ -13,6 +13,7 @@ from ..groups import PruneGroup
 from ..masks import mask_plan
 from ..plan import PruningPlan
 from ..surgery import apply_plan
+from .decisions import Decisions
 
 Forward = Callable[[nn.Module], Any]
 
@@ -28,7 +29,8 @@ def masked_difference(
     """Returns the largest difference of any output to its own scale.
 
     Both the masked and the pruned model are copies; the model itself is left
-    alone.
+    alone. What top-k, NMS or a threshold picks is taken from the masked run,
+    so that rounding cannot turn a tie.
 
     Args:
         model: The dense model, in evaluation mode.
@@ -43,12 +45,12 @@ def masked_difference(
     """
     masked = copy.deepcopy(model)
     mask_plan(masked, plan)
-    with torch.no_grad(), _full_float32():
+    with torch.no_grad(), _full_float32(), Decisions() as decisions:
         expected = tensors_of(forward(masked))
     del masked
     pruned = copy.deepcopy(model)
     apply_plan(pruned, plan)
-    with torch.no_grad(), _full_float32():
+    with torch.no_grad(), _full_float32(), Decisions(decisions.made):
         found = tensors_of(forward(pruned))
     pairs = zip(expected, found, strict=True)
     return max(relative_difference(a, b) for a, b in pairs)
@@ -116,7 +118,7 @@ def check_groups(
 ) -> list[PruneGroup]:
     """Returns the groups; those that do not hold get a ``dense`` reason.
 
-    All groups are tried together first; only if that fails, each alone.
+    All groups are tried together; where that fails, each half by itself.
 
     Args:
         model: The dense model, in evaluation mode.
@@ -125,17 +127,34 @@ def check_groups(
         tolerance: Largest difference, relative to the scale of an output.
     """
     open_groups = [g for g in groups if not g.dense and g.size > 1]
-    if not open_groups or not _fault(model, open_groups, forward, tolerance):
-        return list(groups)
-    checked = []
-    for group in groups:
-        fault = ''
-        if group in open_groups:
-            fault = _fault(model, [group], forward, tolerance)
-        checked.append(
-            dataclasses.replace(group, dense=fault) if fault else group
-        )
-    return checked
+    faults = _faults(model, open_groups, forward, tolerance)
+    return [
+        dataclasses.replace(g, dense=faults[g.name]) if g.name in faults else g
+        for g in groups
+    ]
+
+
+def _faults(
+    model: nn.Module,
+    groups: list[PruneGroup],
+    forward: Forward,
+    tolerance: float,
+) -> dict[str, str]:
+    """Returns why groups do not hold, by name."""
+    fault = _fault(model, groups, forward, tolerance) if groups else ''
+    if not fault:
+        return {}
+    if len(groups) == 1:
+        return {groups[0].name: fault}
+    half = len(groups) // 2
+    faults = {
+        **_faults(model, groups[:half], forward, tolerance),
+        **_faults(model, groups[half:], forward, tolerance),
+    }
+    if not faults:
+        # Each half holds: two groups of different halves do not go together.
+        faults = {g.name: fault for g in groups[half:]}
+    return faults
 
 
 def _fault(
@@ -148,8 +167,9 @@ def _fault(
     plan = PruningPlan(tuple(groups), keep)
     try:
         difference = masked_difference(model, plan, forward)
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except Exception as error:
+        # A model's own code may fail in any way on shapes it did not expect.
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         return f'the model does not run without its units: {reason}'
     if difference > tolerance:
         return (

@@ -1,0 +1,328 @@
+"""What goes together in a model, found by running it once.
+
+Every model here is checked in the same way: the groups found hold (masked
+equals pruned), and the sizes of the open ones are those worked out by hand.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmprune.discovery import discovered_groups
+from mmprune.groups import PruneGroup, Slice
+from mmprune.plan import PruningPlan
+from mmprune.pruners import masked_difference
+
+PICTURE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Named layers and a function of them and the input."""
+
+    def __init__(self, run, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.run = run
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def lively(model):
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+    return model.eval()
+
+
+def conv(inputs, outputs, **options):
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+
+
+def found(model, x=PICTURE):
+    """Name -> size of the open groups, after masked == pruned was seen."""
+    lively(model)
+    groups = discovered_groups(model, lambda net: net(x))
+    open_groups = [g for g in groups if not g.dense]
+    for half in (0, 1):  # either half of the units of every group
+        keep = {g.name: list(range(half, g.size, 2)) for g in open_groups}
+        plan = PruningPlan(tuple(open_groups), keep)
+        if open_groups and all(keep.values()):
+            difference = masked_difference(model, plan, lambda net: net(x))
+            assert difference < 1e-5
+    return {g.name: g.size for g in open_groups}
+
+
+def reasons(model, x=PICTURE):
+    groups = discovered_groups(lively(model), lambda net: net(x))
+    return {g.name: g.dense for g in groups if g.dense}
+
+
+def test_a_chain_of_layers():
+    model = Net(
+        lambda net, x: net.fc(
+            net.two(F.relu(net.norm(net.one(x)))).flatten(1)
+        ),
+        one=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        two=conv(8, 4),
+        fc=nn.Linear(4 * 64, 5),
+    )
+    assert found(model) == {'one': 8, 'two': 4}
+    assert reasons(model) == {'fc': 'an output of the model'}
+
+
+def test_a_residual_ties_its_two_sides():
+    model = Net(
+        lambda net, x: net.last(net.stem(x) + net.branch(net.stem(x))),
+        stem=conv(3, 8),
+        branch=conv(8, 8),
+        last=conv(8, 2),
+    )
+    assert found(model) == {'stem': 8}
+
+
+def test_a_concatenation_keeps_its_parts_apart():
+    model = Net(
+        lambda net, x: net.last(torch.cat([net.one(x), net.two(x)], 1)),
+        one=conv(3, 4),
+        two=conv(3, 6),
+        last=conv(10, 2),
+    )
+    assert found(model) == {'one': 4, 'two': 6}
+
+
+def test_equal_parts_of_a_chunk_stay_equal():
+    def run(net, x):
+        left, right = net.one(x).chunk(2, dim=1)
+        return net.last(left * right.sigmoid())
+
+    assert found(Net(run, one=conv(3, 8), last=conv(4, 2))) == {'one': 4}
+
+
+def test_a_channel_shuffle_has_positions_of_its_own():
+    def run(net, x):
+        x = torch.cat([net.one(x), net.two(x)], 1)
+        b, c, h, w = x.shape
+        x = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+        return net.last(x)
+
+    model = Net(run, one=conv(3, 4), two=conv(3, 4), last=conv(8, 2))
+    # Both halves have to lose as much, or the shuffle pairs other channels.
+    assert found(model) == {'one': 4}
+
+
+def test_a_grouped_convolution_loses_whole_groups():
+    model = Net(
+        lambda net, x: net.last(net.grouped(net.one(x))),
+        one=conv(3, 16),
+        grouped=conv(16, 24, groups=4),
+        last=conv(24, 2),
+    )
+    assert found(model) == {'one': 4}
+    (group,) = [
+        g
+        for g in discovered_groups(model, lambda net: net(PICTURE))
+        if not g.dense
+    ]
+    assert group.attrs == {'grouped.groups': 1}
+
+
+def test_a_depthwise_convolution_passes_its_channels_on():
+    model = Net(
+        lambda net, x: net.last(net.depthwise(net.one(x))),
+        one=conv(3, 6),
+        depthwise=conv(6, 6, groups=6),
+        last=conv(6, 2),
+    )
+    assert found(model) == {'one': 6}
+
+
+def test_group_norm_loses_whole_norm_groups():
+    model = Net(
+        lambda net, x: net.last(net.norm(net.one(x)).relu()),
+        one=conv(3, 16),
+        norm=nn.GroupNorm(4, 16),
+        last=conv(16, 2),
+    )
+    assert found(model) == {'one': 4}
+
+
+def test_layer_norm_holds_its_channels():
+    model = Net(
+        lambda net, x: net.two(net.norm(net.one(x))),
+        one=nn.Linear(4, 8),
+        norm=nn.LayerNorm(8),
+        two=nn.Linear(8, 2),
+    )
+    x = torch.randn(3, 4)
+    assert found(model, x) == {}
+    assert 'LayerNorm' in reasons(model, x)['one']
+
+
+def test_channel_attention_follows_its_channels():
+    model = Net(
+        lambda net, x: net.last(
+            net.one(x)
+            * net.up(net.down(net.one(x).mean((2, 3), True)).relu()).sigmoid()
+        ),
+        one=conv(3, 8),
+        down=nn.Conv2d(8, 4, 1),
+        up=nn.Conv2d(4, 8, 1),
+        last=conv(8, 2),
+    )
+    assert found(model) == {'one': 8, 'down': 4}
+
+
+def test_heads_of_an_attention_are_found_from_its_products():
+    model = Net(
+        lambda net, x: run_heads(net, x, width=4),
+        **{name: nn.Linear(8, 12) for name in 'qkv'},
+        out=nn.Linear(12, 2),
+    )
+    assert found(model, torch.randn(2, 5, 8)) == {'q': 3}
+
+
+def run_heads(net, x, width):
+    b, n, _ = x.shape
+    q, k, v = (
+        layer(x).view(b, n, -1, width).transpose(1, 2)
+        for layer in (net.q, net.k, net.v)
+    )
+    weights = (q @ k.transpose(-1, -2) / 2).softmax(-1)
+    return net.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize('need_weights', [True, False])
+def test_the_attention_of_pytorch_loses_heads_and_its_layer_neurons(
+    need_weights,
+):
+    model = Net(
+        lambda net, x: net.two(
+            net.one(net.attention(x, x, x, need_weights=need_weights)[0])
+        ),
+        attention=nn.MultiheadAttention(8, 4, batch_first=True),
+        one=nn.Linear(8, 6),
+        two=nn.Linear(6, 2),
+    )
+    sizes = found(model, torch.randn(2, 5, 8))
+    assert sizes == {'attention': 4, 'attention.out_proj': 8, 'one': 6}
+
+
+def test_regions_of_a_map_are_flattened_into_blocks():
+    from torchvision.ops import roi_align
+
+    boxes = torch.tensor([[0, 1.0, 1, 6, 6], [1, 0.0, 0, 5, 7]])
+    model = Net(
+        lambda net, x: net.fc(roi_align(net.one(x), boxes, 3).flatten(1)),
+        one=conv(3, 6),
+        fc=nn.Linear(54, 2),
+    )
+    assert found(model) == {'one': 6}
+    (group,) = [
+        g
+        for g in discovered_groups(model, lambda net: net(PICTURE))
+        if not g.dense
+    ]
+    assert group.consumers == (Slice('fc.weight', 1, block=9),)
+
+
+def test_a_head_that_is_shared_by_levels_is_one_reader():
+    model = Net(
+        lambda net, x: (net.head(net.one(x)), net.head(net.two(x))),
+        one=conv(3, 6),
+        two=conv(3, 6),
+        head=conv(6, 2),
+    )
+    assert found(model) == {'one': 6}
+
+
+def test_what_writes_into_parts_of_a_tensor_is_followed():
+    def run(net, x):
+        x = net.one(x)
+        out = x.new_zeros(2, 8, 8, 8)
+        out[:, :4] = x
+        out[:, 4:] = x * 2
+        return net.last(out)
+
+    groups = discovered_groups(
+        lively(Net(run, one=conv(3, 4), last=conv(8, 2))),
+        lambda net: net(PICTURE),
+    )
+    # Each unit is written twice, so the last layer reads it twice.
+    (group,) = [g for g in groups if g.name == 'one']
+    assert [(s.tensor, s.offset) for s in group.consumers] == [
+        ('last.weight', 0),
+        ('last.weight', 4),
+    ]
+
+
+@pytest.fixture
+def one_of_four():
+    return Net(
+        lambda net, x: net.last(net.one(x)) + net.one(x)[:, :1],
+        one=conv(3, 4),
+        last=conv(4, 2),
+    )
+
+
+def test_a_channel_that_is_read_by_its_position_stays_alone(one_of_four):
+    assert list(found(one_of_four).values()) == [3]
+    assert 'single position' in reasons(one_of_four)['one']
+
+
+@pytest.mark.parametrize(
+    ('run', 'why'),
+    [
+        (lambda net, x: net.last(net.one(x).softmax(1)), 'softmax'),
+        (lambda net, x: net.last(net.one(x)[:, [1, 0, 2, 3]]), 'index'),
+        (
+            lambda net, x: net.last(net.one(x).cumsum(1)),
+            'cumsum over the channels',
+        ),
+        (
+            lambda net, x: net.last(torch.fft.fft(net.one(x)).real),
+            'no rule for the operation',
+        ),
+    ],
+)
+def test_what_depends_on_all_channels_or_one_holds_them(run, why):
+    model = Net(run, one=conv(3, 4), last=conv(4, 2))
+    assert found(model) == {}
+    assert why in reasons(model)['one']
+
+
+def test_a_table_keeps_its_rows_and_may_lose_columns():
+    model = Net(
+        lambda net, x: net.fc(net.table(x)),
+        table=nn.Embedding(10, 6),
+        fc=nn.Linear(6, 2),
+    )
+    assert found(model, torch.tensor([[1, 2], [3, 4]])) == {'table': 6}
+
+
+def test_the_model_is_left_as_it_is():
+    model = lively(nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 2)))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    discovered_groups(model, lambda net: net(PICTURE))
+    assert all(
+        torch.equal(before[k], v) for k, v in model.state_dict().items()
+    )
+    assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_a_slice_with_positions_survives_a_plan_file(tmp_path):
+    part = Slice('w', 0, block=2, positions=(0, 3, 1, 2))
+    group = PruneGroup('w', 'channel', 2, (part,), (Slice('v', 1),))
+    plan = PruningPlan((group,), {'w': [1]})
+    plan.save(tmp_path / 'plan.json')
+    read = PruningPlan.load(tmp_path / 'plan.json')
+    assert read.groups == (group,)
+    assert part.index([1], 2).tolist() == [1, 2]
+    assert part.end(2) == 4
