@@ -23,6 +23,7 @@ TASK_UTILS = Registry(
     scope='mmprune',
     locations=[
         'mmprune.family',
+        'mmprune.detection',
         'mmprune.importance',
         'mmprune.pruners',
         'mmprune.schedule',

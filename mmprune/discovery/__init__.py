@@ -1,6 +1,6 @@
 """What goes together in any model: found by running it once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch

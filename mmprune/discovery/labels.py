@@ -171,6 +171,14 @@ class Labels:
         """Says that a tensor has lost channels which it depends on."""
         self._reduced.setdefault(tensor, []).append((layer, why))
 
+    def pass_reduced(
+        self, inputs: Iterable[Tensor], results: Iterable[Tensor]
+    ) -> None:
+        """Says the same of results, whose use is not known yet either."""
+        notes = [n for t in inputs for n in self._reduced.pop(t, ())]
+        for result in results if notes else ():
+            self._reduced.setdefault(result, []).extend(notes)
+
     def use(self, tensors: Iterable[Tensor]) -> None:
         """Holds the channels that tensors were reduced from."""
         for tensor in tensors:
@@ -271,7 +279,6 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple | set):
         for part in value:
             yield from tensors_in(part)
-    elif hasattr(value, '__dataclass_fields__') or hasattr(value, '__dict__'):
-        # Results of mmdet and Hugging Face; a module is none.
-        if not isinstance(value, nn.Module):
-            yield from tensors_in(list(vars(value).values()))
+    elif hasattr(value, '__dict__') and not isinstance(value, nn.Module):
+        # Results of mmdet and of Hugging Face.
+        yield from tensors_in(list(vars(value).values()))

@@ -60,10 +60,13 @@ def apply_rule(call: Call) -> None:
     if found is None and torch.Tag.pointwise in call.func.tags:
         found = pointwise
     inputs = list(tensors_in([call.args, call.kwargs]))
+    labelled = any(labels.of(tensor) for tensor in inputs)
+    if not labelled and found in (pointwise, move, same):
+        labels.pass_reduced(inputs, tensors_in(call.out))
     labels.use(inputs)
     if found is new or found is copy:
         found(call)
-    elif not any(labels.of(tensor) for tensor in inputs):
+    elif not labelled:
         return
     elif found is not None:
         found(call)
@@ -80,9 +83,9 @@ def apply_rule(call: Call) -> None:
 def new(call: Call) -> None:
     """A tensor of constants, whose parts are often written afterwards."""
     out = call.out
-    if isinstance(out, Tensor) and out.ndim and out.is_floating_point():
-        if not call.labels.is_writable(out):
-            call.labels.make_writable(out)
+    wanted = isinstance(out, Tensor) and out.ndim and out.is_floating_point()
+    if wanted and not call.labels.is_writable(out):
+        call.labels.make_writable(out)
 
 
 @rule('copy')
@@ -113,7 +116,7 @@ def pointwise(call: Call) -> None:
     'squeeze unsqueeze slice select unbind clone contiguous detach alias '
     'flip roll repeat unfold narrow diagonal movedim lift_fresh '
     'pixel_shuffle pixel_unshuffle channel_shuffle tril triu im2col '
-    'constant_pad_nd split_with_sizes'
+    'split_with_sizes'
 )
 def move(call: Call) -> None:
     """Data changes its place: labels take the same way."""
@@ -170,6 +173,39 @@ def same(call: Call) -> None:
     for result in tensors_in(call.out):
         call.labels.set(result, call.labels.of(call.args[0]))
         call.labels.pass_weight(result, call.args[0])
+
+
+@rule('constant_pad_nd')
+def pad(call: Call) -> None:
+    """A border belongs to its channel; new channels have no label."""
+    shape, layers = call.out.shape, []
+    for layer in call.labels.of(call.args[0]):
+        borders = list(call['pad'])
+        for dim in range(layer.ndim):
+            at = 2 * (layer.ndim - 1 - dim)
+            if at < len(borders) and not varies(layer, dim):
+                borders[at : at + 2] = 0, 0
+                layer = layer.narrow(dim, 0, 1)
+        layers.append(torch.constant_pad_nd(layer, borders).expand(shape))
+    call.labels.set(call.out, layers)
+
+
+@rule('index_put _index_put_impl')
+def put(call: Call) -> None:
+    """Rows written by an index: their channels are those of the others."""
+    labels, out, values = call.labels, call.out, call['values']
+    left = out.ndim - len(_indexed(call))
+    layers = []
+    for layer in labels.of(values):
+        if min(varying(layer), default=0) < layer.ndim - left:
+            labels.fix(layer, 'positions are picked by an index')
+            continue
+        for _ in range(layer.ndim - left):
+            layer = layer.select(0, 0)
+        layers.append(layer)
+    if layers or labels.of(out):
+        known = labels.of(call.args[0])
+        labels.set(out, labels.merge([known, tuple(layers)], out.shape))
 
 
 @rule('cat stack')
@@ -232,7 +268,7 @@ def pick(call: Call) -> None:
 
 
 def _indexed(call: Call) -> set[int]:
-    if call.func._schema.name != 'aten::index':
+    if call['indices'] is None:
         return {call['dim'] % max(call.args[0].ndim, 1)}
     dims, at = set(), 0
     for index in call['indices']:
@@ -261,7 +297,7 @@ def embedding(call: Call) -> None:
 @rule(
     'sum mean amax amin max min prod var std var_mean std_mean any all norm '
     'linalg_vector_norm logsumexp argmax argmin sort topk argsort median '
-    'cumsum cumprod _softmax _log_softmax _safe_softmax nonzero '
+    'cumsum cumprod cummax cummin _softmax _log_softmax _safe_softmax nonzero '
     'masked_select count_nonzero kthvalue mode'
 )
 def reduce(call: Call) -> None:

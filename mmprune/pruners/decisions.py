@@ -8,7 +8,6 @@ floating point numbers.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

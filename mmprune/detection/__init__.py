@@ -1,0 +1,5 @@
+"""Detectors of mmdet as their stock configs describe them."""
+
+from .family import DetectorFamily
+
+__all__ = ['DetectorFamily']

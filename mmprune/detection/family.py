@@ -1,0 +1,170 @@
+"""Any mmdet detector, from its stock config."""
+
+import copy
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from torch import Tensor, nn
+
+from ..discovery import discovered_groups
+from ..discovery.labels import tensors_in
+from ..family import Family
+from ..groups import PruneGroup
+from ..registry import TASK_UTILS
+from .drawn import drawn_batch, trained_size
+
+# Sides of the pictures on which groups are found and checked; a model that
+# does not run on the first gets the next. Only the coupling is read.
+_SIDES = (128, 256, 512)
+
+
+@TASK_UTILS.register_module()
+class DetectorFamily(Family):
+    """What a config of mmdet says without a word about pruning.
+
+    Groups are discovered from one prediction and one loss. The example is
+    the first picture of the config's data where it is at hand, and a drawn
+    one of the size that the config works on where it is not.
+
+    Args:
+        cfg: Config of the model.
+        num_batches: Batches of the training data for calibration.
+    """
+
+    def __init__(self, cfg: Config, num_batches: int = 8) -> None:
+        super().__init__(cfg, (), num_batches)
+        self._batch: dict | None = None
+        self._raw: bool | None = None
+
+    def groups(self, model: nn.Module) -> Iterator[PruneGroup]:
+        """Yields what can be removed.
+
+        Raises:
+            ValueError: If the model does not run on a drawn picture.
+        """
+        _fill_message_hub()
+        self._choose_batch(model)
+        yield from discovered_groups(model, self._everything)
+
+    @property
+    def source(self) -> str:
+        """Where the example comes from, in words."""
+        return super().source if self._has_data else 'a drawn picture'
+
+    def forward(self, model: nn.Module) -> Any:
+        """Returns predictions and raw outputs for a small picture."""
+        if self._batch is None:
+            self._choose_batch(model)
+        outputs = [self._run(model, self._batch, 'predict')]
+        if self._raw is None:
+            self._raw = self._has_raw_outputs(model)
+        if self._raw:
+            outputs.append(self._run(model, self._batch, 'tensor'))
+        return list(tensors_in(outputs))
+
+    def single_frame(self, model: nn.Module) -> Any:
+        """Runs the model once at its own size, to count its cost."""
+        batch = self._example
+        return list(tensors_in(self._run(model, batch, 'predict')))
+
+    def batches(self) -> list[Any]:
+        """Returns the first batches of the training data.
+
+        Raises:
+            ValueError: If the config's training data is not at hand.
+        """
+        try:
+            return super().batches()
+        except FileNotFoundError as error:
+            raise ValueError(
+                f'{self.cfg.filename}: the training data is not at hand '
+                f'({error}); put it there, set train_dataloader.dataset by '
+                '--cfg-options, or choose a criterion that needs no data'
+            ) from error
+
+    @cached_property
+    def _has_data(self) -> bool:
+        try:
+            dataset = self.cfg[self._example_key].dataset
+        except ValueError:
+            return False
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        if not isinstance(dataset, dict) or not dataset.get('ann_file'):
+            return False
+        root = Path(dataset.get('data_root') or '')
+        return (root / dataset.ann_file).is_file()
+
+    @cached_property
+    def _example(self) -> Any:
+        if self._has_data:
+            return super()._example
+        return drawn_batch(self.cfg, *trained_size(self.cfg))
+
+    def _choose_batch(self, model: nn.Module) -> None:
+        for side in _SIDES:
+            batch = drawn_batch(self.cfg, side, side)
+            try:
+                with torch.no_grad():
+                    self._run(model, batch, 'predict')
+            except Exception as error:  # whatever a model's own code raises
+                fault = f'{type(error).__name__}: {error}'
+                continue
+            self._batch = batch
+            return
+        raise ValueError(
+            f'{self.cfg.filename}: the model does not run on a drawn picture '
+            f'({fault[:200]}); name its groups as in docs/add_a_family.md'
+        )
+
+    def _everything(self, model: nn.Module) -> Any:
+        """Prediction, raw outputs and the loss, so that no branch is missed.
+
+        Raises:
+            ValueError: If the loss does not run.
+        """
+        outputs = self.forward(model)
+        try:
+            losses = self._run(model, self._batch, 'loss')
+        except Exception as error:
+            raise ValueError(
+                f'{self.cfg.filename}: the loss does not run on a drawn '
+                f'picture ({type(error).__name__}: {str(error)[:200]}), so '
+                'that branches of training alone cannot be seen'
+            ) from error
+        return [outputs, list(tensors_in(losses))]
+
+    def _has_raw_outputs(self, model: nn.Module) -> bool:
+        try:
+            with torch.no_grad():
+                return bool(
+                    list(tensors_in(self._run(model, self._batch, 'tensor')))
+                )
+        except Exception:
+            return False  # `_forward` of some detectors is not kept up
+
+    def _run(self, model: nn.Module, batch: Any, mode: str) -> Any:
+        data = copy.deepcopy(batch)
+        data = model.data_preprocessor(data, mode == 'loss')
+        return model(**data, mode=mode)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Returns the model's own loss on a batch."""
+        _fill_message_hub()
+        return super().loss(model, batch)
+
+
+def _fill_message_hub() -> None:
+    """What losses read of a running Runner, as at its first iteration."""
+    hub = MessageHub.get_current_instance()
+    for key in ('epoch', 'iter'):
+        if key not in hub.runtime_info:
+            hub.update_info(key, 0)
+    for key in ('max_epochs', 'max_iters'):
+        if key not in hub.runtime_info:
+            hub.update_info(key, 1)
