@@ -326,3 +326,38 @@ def test_a_slice_with_positions_survives_a_plan_file(tmp_path):
     assert read.groups == (group,)
     assert part.index([1], 2).tolist() == [1, 2]
     assert part.end(2) == 4
+
+
+def test_a_padded_border_belongs_to_its_channel():
+    model = Net(
+        lambda net, x: net.last(F.pad(net.one(x), (1, 2, 0, 1))),
+        one=conv(3, 4),
+        last=conv(4, 2),
+    )
+    assert found(model) == {'one': 4}
+
+
+def test_rows_written_by_an_index_keep_their_channels():
+    def run(net, x):
+        x = net.one(x).mean((2, 3))
+        out = x.new_zeros(5, x.shape[1])
+        out[torch.tensor([0, 3])] = x
+        return net.last(out)
+
+    model = Net(run, one=conv(3, 6), last=nn.Linear(6, 2))
+    assert found(model) == {'one': 6}
+
+
+def test_averages_that_nobody_reads_hold_nothing():
+    model = Net(
+        lambda net, x: (net.last(net.one(x)), net.one(x).mean(1) / 2)[0],
+        one=conv(3, 4),
+        last=conv(4, 2),
+    )
+    assert found(model) == {'one': 4}
+    both = Net(
+        lambda net, x: (net.last(net.one(x)), net.one(x).mean(1) / 2),
+        one=conv(3, 4),
+        last=conv(4, 2),
+    )
+    assert found(both) == {}
