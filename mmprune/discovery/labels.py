@@ -12,7 +12,7 @@ the end, tied atoms are what must be removed together.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..groups import named_tensors
 
 Layers = tuple[Tensor, ...]
+Move = Callable[[Tensor], Tensor]
 
 # Beyond this many, an element depends on nearly everything.
 _MOST_LAYERS = 6
@@ -70,8 +71,8 @@ class Labels:
         self.total = total
 
     def of(self, tensor: object) -> Layers:
-        """Returns the layers of a tensor, none for what has no labels."""
-        if not isinstance(tensor, Tensor):
+        """Returns the layers of a tensor, none for what has no elements."""
+        if not isinstance(tensor, Tensor) or not tensor.numel():
             return ()
         return self._layers.get(tensor, ())
 
@@ -93,19 +94,29 @@ class Labels:
             self._layers[tensor] = tuple(kept[:_MOST_LAYERS])
 
     def make_writable(self, tensor: Tensor) -> None:
-        """Gives a new, empty tensor labels that views of it can write."""
-        store = torch.zeros(tensor.shape, dtype=torch.long)
-        self._storage[tensor] = store
-        self._layers[tensor] = (store,)
-
-    def share_storage(self, view: Tensor, store: Tensor) -> None:
-        """Says that a view writes into the labels of a writable tensor."""
-        self._storage[view] = store
-        self._layers[view] = (store,)
+        """Says that views of a new tensor may be written."""
+        self._storage[tensor] = None
 
     def is_writable(self, tensor: Tensor) -> bool:
-        """Returns whether a tensor has labels that can be written."""
+        """Returns whether views of a tensor write into its labels."""
         return tensor in self._storage
+
+    def share_storage(self, view: Tensor, tensor: Tensor, move: Move) -> None:
+        """Makes a view of a writable tensor write into its labels.
+
+        Args:
+            view: A view of ``tensor``.
+            tensor: A writable tensor; its labels get memory now.
+            move: Takes the same view of labels.
+        """
+        store = self._storage[tensor]
+        if store is None:
+            store = torch.zeros(tensor.shape, dtype=torch.long)
+            self._write(store, self.of(tensor))
+            self._storage[tensor] = store
+            self._layers[tensor] = (store,)
+        self._storage[view] = move(store)
+        self._layers[view] = (self._storage[view],)
 
     def weight(self, tensor: object) -> str:
         """Returns the parameter that a tensor is a view of, or ''."""
@@ -129,8 +140,11 @@ class Labels:
         both = (a != 0) & (b != 0) & (a != b)
         if both.any():
             a_all, b_all = torch.broadcast_tensors(a, b)
-            pairs = torch.stack([a_all[both], b_all[both]])
-            self.ties.append(torch.unique(pairs, dim=1))
+            # One number for a pair: unique columns take ten times as long.
+            pairs = torch.unique(a_all[both] * self.total + b_all[both])
+            self.ties.append(
+                torch.stack([pairs // self.total, pairs % self.total])
+            )
         return torch.where(a != 0, a, b)
 
     def tie_along(self, layer: Tensor, dim: int) -> Tensor:

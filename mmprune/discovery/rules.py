@@ -64,7 +64,8 @@ def apply_rule(call: Call) -> None:
     if not labelled and found in (pointwise, move, same):
         labels.pass_reduced(inputs, tensors_in(call.out))
     labels.use(inputs)
-    if found is new or found is copy:
+    written = found is move and labels.is_writable(call.args[0])
+    if found is new or found is copy or written:
         found(call)
     elif not labelled:
         return
@@ -122,17 +123,22 @@ def move(call: Call) -> None:
     """Data changes its place: labels take the same way."""
     labels, tensor = call.labels, call.args[0]
     results = list(tensors_in(call.out))
+    if labels.is_writable(tensor) and call.func.is_view:
+        for i, result in enumerate(results):
+            labels.share_storage(
+                result,
+                tensor,
+                lambda store, i=i: list(tensors_in(_moved(call, store)))[i],
+            )
+        return
     layers: list[list[Tensor]] = [[] for _ in results]
     for layer in labels.of(tensor):
-        moved = _moved(call, layer)
-        for parts, part in zip(layers, tensors_in(moved), strict=True):
+        moved = tensors_in(_moved(call, layer))
+        for parts, part in zip(layers, moved, strict=True):
             parts.append(part.long())
     for result, parts in zip(results, layers, strict=True):
         labels.pass_weight(result, tensor)
-        if labels.is_writable(tensor) and call.func.is_view:
-            labels.share_storage(result, parts[0])
-        else:
-            labels.set(result, [thinned(part) for part in parts])
+        labels.set(result, [thinned(part) for part in parts])
 
 
 def _moved(call: Call, layer: Tensor) -> Any:
@@ -442,15 +448,21 @@ def product(call: Call) -> None:
     if name == 'linear':
         a, b, bias = call['input'], call['weight'], call['bias']
         b_layers = tuple(layer.t() for layer in labels.of(b))
+        vector = b.ndim == 1
     else:
         bias = call.args[0] if 'add' in name else None
         a, b = call.args[-2:] if bias is None else call.args[1:3]
         b_layers = labels.of(b)
+        vector = b.ndim == 1
+    if vector:
+        b_layers = tuple(layer.unsqueeze(-1) for layer in b_layers)
     layers = _contract(
         labels, labels.of(a), b_layers, labels.weight(a), labels.weight(b)
     )
-    layers = tuple(layer.expand(out.shape) for layer in layers)
-    labels.set(out, labels.merge([layers, labels.of(bias)], out.shape))
+    if vector:
+        layers = [layer.squeeze(-1) for layer in layers]
+    layers = [layer.expand(out.shape) for layer in layers]
+    labels.set(out, labels.merge([tuple(layers), labels.of(bias)], out.shape))
 
 
 def _contract(
