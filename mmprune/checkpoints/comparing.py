@@ -1,7 +1,20 @@
-"""How two state dicts differ, in words."""
+"""How two state dicts differ, in words or as checksums."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
+
+
+def checksum(weights: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of names, types, shapes and bytes of tensors."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f'{name}:{tensor.dtype}:{tuple(tensor.shape)};'.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -109,7 +109,7 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     Raises:
         ValueError: If keys or shapes differ.
     """
-    weights = _state_dict(checkpoint, name)
+    weights = weights_of(checkpoint, name)
     weights = without_prefix(weights, model.state_dict())
     problem = difference(model.state_dict(), weights)
     if problem:
@@ -117,13 +117,18 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     model.load_state_dict(weights)
 
 
-def _state_dict(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:
+def weights_of(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:
+    """Returns the weights of a loaded checkpoint, a bare state dict or not.
+
+    Raises:
+        ValueError: If it holds none.
+    """
     weights = checkpoint.get('state_dict', checkpoint)
     named = isinstance(weights, dict) and all(
         isinstance(k, str) and isinstance(v, torch.Tensor)
         for k, v in weights.items()
     )
-    if not named:
+    if not weights or not named:
         found = sorted(map(str, checkpoint))[:5]
         raise ValueError(
             f'{name} holds no weights: under `state_dict` names with tensors '

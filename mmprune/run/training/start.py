@@ -4,12 +4,12 @@ import hashlib
 import json
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor, nn
 
+from ...checkpoints.comparing import checksum
 from ...models import build_model
 from ...plan import PruningPlan
 from ...surgery import kept_index
@@ -186,11 +186,6 @@ def _kept(
 
 def digest(checkpoint: dict) -> str:
     """Returns a hash of the plan and the weights of a pruned checkpoint."""
-    found = hashlib.sha256()
-    plan = checkpoint['meta']['pruning_plan']
-    found.update(json.dumps(plan, sort_keys=True).encode())
-    for name, tensor in sorted(checkpoint['state_dict'].items()):
-        found.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}'.encode())
-        data = tensor.detach().cpu().contiguous().flatten()
-        found.update(data.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    plan = json.dumps(checkpoint['meta']['pruning_plan'], sort_keys=True)
+    both = plan + checksum(checkpoint['state_dict'])
+    return hashlib.sha256(both.encode()).hexdigest()
