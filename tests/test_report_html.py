@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from PIL import Image, PngImagePlugin
 from torch import nn
 
-from mmprune.run.report import tensor_rows
+from mmprune.removed import tensor_rows
 from mmprune.run.report_html import render, save_curves, write
 from mmprune.run.report_html.charts import Line, line_chart, number, thin
 from mmprune.run.report_html.module_tree import cut_tree

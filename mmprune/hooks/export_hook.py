@@ -11,13 +11,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..atomic_file import save_json
 from ..checkpoints.writing import save_pruned
 from ..cost import cost_row, measure_latencies
 from ..plan import PruningPlan
 from ..pruners import TOLERANCE
 from ..pruners.verify import relative_difference
 from ..registry import HOOKS
-from ..run.report import group_rows, kind_rows, save_json
+from ..removed import group_rows, kind_rows
 from ..sparsifying.runner_parts import averages_of, plain_model
 from ..surgery import apply_plan
 from ..version import __version__

@@ -1,6 +1,5 @@
 """The results of an iterative pruning: rounds.json and the log."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from ..atomic_file import write_whole
+from ..atomic_file import save_json
 from .rounds import Rounds
 
 
@@ -96,10 +95,7 @@ class Results:
                 rounds=self.rounds,
                 **self.final,
             )
-            write_whole(
-                Path(self.runner.work_dir) / 'rounds.json',
-                json.dumps(data, indent=1).encode(),
-            )
+            save_json(data, Path(self.runner.work_dir) / 'rounds.json')
 
 
 def count_text(rows: list[dict]) -> str:

@@ -46,7 +46,7 @@ def cut_tree(report: dict, key: str = 'modules') -> Node | None:
     """Returns the tree of a variant, or None if it lists no tensors.
 
     The rows of ``report['tensors']`` (all tensors, see
-    :func:`mmprune.run.report.tensor_rows`) make it complete; without them it
+    :func:`mmprune.removed.tensor_rows`) make it complete; without them it
     shows what lost something and what no group covers.
 
     Args:
