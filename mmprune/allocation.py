@@ -196,9 +196,6 @@ def merge_orders(
 
     Used when kinds of units that do not compete (heads, channels, layers)
     share one budget of parameters or MACs.
-
-    Args:
-        parts: Scores and removal order of each part.
     """
     keyed = []
     for number, (scores, order) in enumerate(parts):
@@ -273,14 +270,10 @@ def meet_budget(
 
 
 def lowest(values: Tensor, count: int) -> Tensor:
-    """Returns a boolean mask of exactly ``count`` lowest entries.
+    """Returns a boolean mask of exactly ``count`` lowest entries of ``[n]``.
 
     Ties at the threshold go in the order of their position, so the same
     input always gives the same mask.
-
-    Args:
-        values: Scores ``[n]``.
-        count: How many to select, 0 to n.
     """
     return lowest_per_row(values[None], count)[0]
 

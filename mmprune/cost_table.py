@@ -56,11 +56,6 @@ def kept_cost(
 
     It computes what :meth:`CostTable.total` computes, hundreds of times a
     second: where one slice lies on a dimension, counting units is enough.
-
-    Args:
-        table: Prices of the dense model.
-        unit: ``params`` or ``macs``.
-        groups: Those whose kept units will be given.
     """
     prices = getattr(table, unit)
     places = defaultdict(list)

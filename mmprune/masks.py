@@ -167,10 +167,6 @@ def mask_plan(model: nn.Module, plan: PruningPlan) -> None:
     The consumers of every removed unit take their ``fill``, so nothing is
     assumed about what lies between producer and consumer.
 
-    Args:
-        model: The dense model.
-        plan: Which units stay.
-
     Raises:
         ValueError: If a tensor of the plan is missing.
     """
@@ -212,13 +208,7 @@ def read_zeros(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
 def unit_norms(
     tensors: Mapping[str, Tensor], parts: Iterable[Slice], size: int
 ) -> Tensor:
-    """Returns the Euclidean norm of all weights of each unit, ``[size]``.
-
-    Args:
-        tensors: Tensor name -> tensor.
-        parts: Where the weights of the units lie.
-        size: Number of units.
-    """
+    """Returns the Euclidean norm of all weights of each unit, ``[size]``."""
     squares = [
         unit_sums(tensors[part.tensor].detach().float().square(), part, size)
         for part in parts
@@ -233,14 +223,7 @@ def scale_units(
     size: int,
     factors: Tensor,
 ) -> None:
-    """Multiplies all weights of each unit by its factor, in place.
-
-    Args:
-        tensors: Tensor name -> tensor.
-        parts: Where the weights of the units lie.
-        size: Number of units.
-        factors: ``[size]``.
-    """
+    """Multiplies all weights of each unit by its factor, in place."""
     for part in parts:
         tensor = tensors[part.tensor]
         scale = torch.ones(tensor.shape[part.dim], device=tensor.device)

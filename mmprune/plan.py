@@ -62,13 +62,7 @@ class PruningPlan:
         pruned: Mapping[str, Tensor],
         provenance: Mapping | None = None,
     ) -> 'PruningPlan':
-        """Returns the plan of what masks say, for groups that lose units.
-
-        Args:
-            groups: The groups.
-            pruned: Group name -> true where a unit is pruned, ``[size]``.
-            provenance: How it came about.
-        """
+        """Returns the plan that prunes what masks of units ``[size]`` name."""
         groups = tuple(g for g in groups if pruned[g.name].any())
         keep = {
             g.name: (~pruned[g.name]).nonzero().flatten().tolist()
@@ -77,7 +71,7 @@ class PruningPlan:
         return cls(groups, keep, provenance=dict(provenance or {}))
 
     def masks(self, groups: Iterable[PruneGroup]) -> dict[str, Tensor]:
-        """Returns what :meth:`of_masks` takes, for all of the groups."""
+        """Returns the masks that :meth:`of_masks` takes."""
         pruned = {g.name: torch.zeros(g.size) > 0 for g in groups}
         for group in self.groups:
             if group.name in pruned:

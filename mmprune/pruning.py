@@ -131,10 +131,6 @@ def find_groups(
     All adapters are asked. Where two of them cut the same dimension of a
     tensor, the group that comes second stays whole and says so. Channels are
     traced where the model has convolutions one behind the other.
-
-    Args:
-        model: The model, in eval mode.
-        forward: Runs it on an example.
     """
     owners: dict[tuple[str, int], tuple[Any, str]] = {}
     groups = []

@@ -53,15 +53,7 @@ def unit_tables(
     groups: list[PruneGroup],
     reason: Callable[[str], str],
 ) -> dict[str, list[dict]]:
-    """Returns the tables about a model that lost units, by name.
-
-    Args:
-        dense: The dense model.
-        model: The pruned model.
-        plan: What it lost.
-        groups: All groups, dense ones too.
-        reason: Returns why a tensor is not covered.
-    """
+    """Returns the tables about a model that lost units, by name."""
     shapes = {n: tuple(t.shape) for n, t in named_tensors(dense).items()}
     rows = group_rows(plan, groups)
     return dict(
@@ -79,12 +71,7 @@ def weight_tables(shapes: Shapes, model: nn.Module) -> dict[str, list[dict]]:
 
 
 def module_rows(dense: Shapes, model: nn.Module) -> list[dict]:
-    """Returns one row per matrix that lost elements or has zeros.
-
-    Args:
-        dense: Tensor name -> shape in the dense model.
-        model: The pruned model.
-    """
+    """Returns one row per matrix that lost elements or has zeros."""
     rows = []
     for name, tensor in named_tensors(model).items():
         before, left = math.prod(dense[name]), int(tensor.count_nonzero())
@@ -103,9 +90,7 @@ def module_rows(dense: Shapes, model: nn.Module) -> list[dict]:
 def tensor_rows(dense: Shapes, model: nn.Module) -> list[dict]:
     """Returns one row per parameter: its elements before and after.
 
-    Args:
-        dense: Tensor name -> shape in the dense model.
-        model: The pruned model; zeros of it count as left.
+    Zeros of the pruned model count as left.
     """
     return [
         dict(tensor=name, params=math.prod(dense[name]), left=p.numel())

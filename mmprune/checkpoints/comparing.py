@@ -18,12 +18,7 @@ def checksum(weights: Mapping[str, Any]) -> str:
 
 
 def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Returns in words how two state dicts differ, empty if they fit.
-
-    Args:
-        wanted: Name -> tensor of the model.
-        found: Name -> tensor of the checkpoint.
-    """
+    """Returns in words how two state dicts differ, empty if they fit."""
     missing = [k for k in wanted if k not in found]
     extra = [k for k in found if k not in wanted]
     shapes = differing_shapes(wanted, found)
@@ -60,12 +55,7 @@ def shapes_differ(shapes: list[str]) -> str:
 def without_prefix(
     weights: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Returns weights without the ``module.`` of ``DataParallel`` models.
-
-    Args:
-        weights: Name -> tensor of a checkpoint.
-        wanted: Name -> tensor of the model.
-    """
+    """Returns weights without the ``module.`` of ``DataParallel`` models."""
     if weights and all(k.startswith('module.') for k in weights):
         stripped = {k[len('module.') :]: v for k, v in weights.items()}
         if stripped.keys() & wanted.keys():

@@ -85,11 +85,6 @@ def load_model(
 def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
     """Returns the model of a config with the weights of a checkpoint.
 
-    Args:
-        cfg: Config of the dense model, or of the pruned one.
-        checkpoint: What :func:`load_checkpoint_file` returned.
-        name: How errors call the checkpoint.
-
     Raises:
         ValueError: If keys or shapes differ.
     """
@@ -101,10 +96,7 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
 def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     """Copies the weights of a loaded checkpoint into the model, strictly.
 
-    Args:
-        model: The model, pruned already if the checkpoint is.
-        checkpoint: What :func:`load_checkpoint_file` returned.
-        name: How errors call the checkpoint.
+    The model is pruned already if the checkpoint, called ``name``, is.
 
     Raises:
         ValueError: If keys or shapes differ.

@@ -80,9 +80,6 @@ def renamed(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     they name. Without a ``pruner`` they mean heads and neurons by the sum of
     their writing weights, as they did.
 
-    Args:
-        options: Of the loop.
-
     Raises:
         ValueError: If an earlier option has a value that never was, or has
             no effect beside another.

@@ -42,11 +42,7 @@ class Results:
     ) -> None:
         """Adds a round and logs it.
 
-        Args:
-            number: Of the round, from 0.
-            rows: What is pruned of each group.
-            metrics: Of its validation.
-            residual: Norm of what decayed by its norm when that began.
+        ``residual`` is the norm of what decayed by its norm at the start.
         """
         asked = self.plan.sparsity(number)
         kinds = sorted({row['granularity'] for row in rows})

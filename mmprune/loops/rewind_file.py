@@ -42,10 +42,6 @@ class RewindFile:
     def begin(self, model: nn.Module, insist: bool) -> None:
         """Brings a fresh run, and its averages, to the user's weights.
 
-        Args:
-            model: The model.
-            insist: Whether the weights must be pretrained ones.
-
         Raises:
             ValueError: If the file does not fit, or nothing is pretrained.
         """

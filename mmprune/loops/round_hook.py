@@ -11,11 +11,7 @@ KEY = 'pruning_rounds'
 
 
 class RoundHook(Hook):
-    """The loop's own hook; the loop registers it, no config names it.
-
-    Args:
-        loop: The loop.
-    """
+    """The loop's own hook; the loop registers it, no config names it."""
 
     def __init__(self, loop: Any) -> None:
         self.loop = loop

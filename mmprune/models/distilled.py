@@ -266,12 +266,7 @@ def build_distilled_model(
 
 @contextmanager
 def captured(model: nn.Module, paths: Sequence[str]) -> Iterator[dict]:
-    """Yields a dict that receives the last output of each module.
-
-    Args:
-        model: The model.
-        paths: Paths of modules in it.
-    """
+    """Yields a dict that receives the last output of each module."""
     found: dict[str, Any] = {}
 
     def keep(path: str) -> Any:

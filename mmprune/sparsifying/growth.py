@@ -158,13 +158,7 @@ class Growth:
         chosen: Mapping[str, Tensor],
         consumers_only: bool = False,
     ) -> list[Region]:
-        """Returns where something chosen lies in a model.
-
-        Args:
-            model: The model, or a copy of it.
-            chosen: :attr:`pruned` or :attr:`decaying`.
-            consumers_only: Leave out what writes a unit.
-        """
+        """Returns where something chosen lies in a model, or a copy of it."""
         if self.of_units:
             units = {n: m.nonzero().flatten() for n, m in chosen.items()}
             return unit_regions(model, self.groups, units, consumers_only)

@@ -12,14 +12,7 @@ def write_gradients(
     buffers: Sequence[Tensor | None],
     grad_output: Tensor,
 ) -> None:
-    """Writes the gradients of ``run(*inputs)`` into buffers.
-
-    Args:
-        run: The op.
-        inputs: Its inputs.
-        buffers: Where the gradient of each goes; ``None`` for none.
-        grad_output: Gradient of what the op returns.
-    """
+    """Writes the gradients of ``run(*inputs)`` into what is no ``None``."""
     with torch.enable_grad():
         inputs = [
             None if t is None else t.detach().requires_grad_(b is not None)

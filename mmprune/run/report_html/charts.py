@@ -126,11 +126,7 @@ def _drawn(
 
 
 def number(value: float) -> str:
-    """Returns a number in few characters: ``0.00025``, ``1.2e-7``, ``12k``.
-
-    Args:
-        value: Anything; also what is not finite.
-    """
+    """Returns a number in few characters: ``0.00025``, ``1.2e-7``, ``12k``."""
     if not math.isfinite(value):
         return str(value)
     if value == int(value) and 1e4 <= abs(value) < 1e9:

@@ -37,9 +37,7 @@ _HIGHER = re.compile(
 def better(name: str, stated: Mapping[str, str]) -> str:
     """Returns whether ``'higher'`` or ``'lower'`` is better, '' if unknown.
 
-    Args:
-        name: Of a metric.
-        stated: What the report says itself, name -> ``higher`` or ``lower``.
+    What the report has stated itself comes before what the name tells.
     """
     if name in stated:
         return stated[name]
@@ -69,13 +67,7 @@ def percent(share: float) -> str:
 
 
 def change(value: float, base: float, direction: str = '') -> dict:
-    """Returns the change from a base as text and as a class of the page.
-
-    Args:
-        value: The new value.
-        base: The dense model's.
-        direction: What :func:`better` returned.
-    """
+    """Returns the change from a base as text and as a class of the page."""
     if not (math.isfinite(value) and math.isfinite(base)):
         return dict(text='', kind='')
     difference = value - base

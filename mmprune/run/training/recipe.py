@@ -148,14 +148,8 @@ def schedule(
     """Returns the schedulers of a run: a warm-up, and the config's others.
 
     All steps count from the start of the run, also when epochs are carried
-    on: schedulers of mmengine count their own steps.
-
-    Args:
-        schedulers: Those of the config.
-        recipe: Gives the warm-up and the factor of learning rates.
-        length: Of the run.
-        stretch: Length of the run over that of the config.
-        log: Called with a line when the warm-up is shortened.
+    on: schedulers of mmengine count their own steps. ``stretch`` is the
+    length of the run over that of the config.
     """
     iterations = length.iterations
     factor = 1 / 3
@@ -217,12 +211,7 @@ def _stretched(
 
 
 def with_plan(cfg: Config, sparse: bool) -> None:
-    """Adds the hooks that a pruned model needs, in place.
-
-    Args:
-        cfg: A training config.
-        sparse: Whether its zeros have to stay.
-    """
+    """Adds the hooks that keep plan and zeros, in place."""
     wanted = ['mmprune.PlanHook'] + ['mmprune.MaskHook'] * sparse
     hooks = list(cfg.get('custom_hooks') or [])
     present = {hook['type'] for hook in hooks}

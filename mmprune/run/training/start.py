@@ -22,13 +22,7 @@ _TELLING = {'betas', 'momentum', 'alpha', 'rho', 'lr_decay'}
 def start_checkpoint(
     pruned: dict, length: Length, dataset_meta: dict | None
 ) -> dict:
-    """Returns a checkpoint with weights and plan, where to start from.
-
-    Args:
-        pruned: The pruned checkpoint.
-        length: Of the run.
-        dataset_meta: Meta information of the training data.
-    """
+    """Returns a checkpoint with weights and plan, where to start from."""
     return dict(
         meta=dict(
             epoch=length.first if length.by_epoch else 0,
@@ -48,12 +42,6 @@ def add_optimizer(
 
     The learning rates and schedulers are those of the new run, at its first
     step: a Runner that resumes takes them from the checkpoint.
-
-    Args:
-        start: From :func:`start_checkpoint`.
-        cfg: The training config as read from its file.
-        state: Parameter name -> state of the optimizer.
-        length: Of the run.
     """
     model = build_model(cfg)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -90,11 +78,6 @@ def carried_state(
     dense: dict, cfg: Config, pruned: dict
 ) -> tuple[dict[str, dict], str]:
     """Returns the optimizer's state of a dense checkpoint, after surgery.
-
-    Args:
-        dense: The dense checkpoint.
-        cfg: Its config.
-        pruned: The pruned checkpoint, which carries the plan.
 
     Returns:
         Parameter name -> state of its kept units; and why it is empty.
