@@ -8,12 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .allocation import lowest_overall
-from .groups import (
-    PruneGroup,
-    matrix_names,
-    named_tensors,
-    unit_elements,
-)
+from .groups import PruneGroup, matrix_names, named_tensors, unit_elements
 from .statistics import Statistics
 
 LossFn = Callable[[nn.Module, Any], Tensor]

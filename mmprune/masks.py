@@ -8,12 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .groups import (
-    PruneGroup,
-    Slice,
-    named_tensors,
-    unit_sums,
-)
+from .groups import PruneGroup, Slice, named_tensors, unit_sums
 from .plan import PruningPlan
 
 
@@ -249,12 +244,8 @@ def pack_masks(
 ) -> dict[str, dict]:
     """Returns masks with one bit per element, safe in a checkpoint.
 
-    Args:
-        masks: Name -> boolean mask.
-        fills: Tensor name -> what takes the place of zero.
-
-    Returns:
-        Name -> ``shape`` (list), ``bits`` (bytes as a tensor) and ``fill``.
+    By name: ``shape`` (list), ``bits`` (bytes as a tensor), and ``fill``,
+    what takes the place of zero.
     """
     return {
         name: dict(

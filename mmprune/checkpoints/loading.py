@@ -42,13 +42,7 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
 
 
 def fitted(model: dict, checkpoint: dict, path: str | Path) -> dict:
-    """Returns the config of the model that a checkpoint holds.
-
-    Args:
-        model: Config of the dense model.
-        checkpoint: What the file holds, dense or pruned.
-        path: The file, from which a pruned model reads its plan.
-    """
+    """Returns the config of the model that a checkpoint holds."""
     if checkpoint_plan(checkpoint) is None:
         return without_pretrained(model)
     return pruned_model_config(model, str(path))

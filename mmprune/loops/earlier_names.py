@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_whole
 from ..masks import pack_masks
 
 # What the words of an option mean, for those that take words.
@@ -129,11 +130,8 @@ def _meaning(name: str, value: Any) -> Any:
         if name == 'criteria' and 'Activation' not in meaning['type']:
             meaning['sides'] = 'producers'
         return meaning
-    whole = isinstance(value, int) and value >= 1
-    if name.startswith('min_') and not whole:
-        raise ValueError(
-            f'{name} must be a whole number of at least 1, found {value!r}'
-        )
+    if name.startswith('min_'):
+        check_whole(name, value, 1)
     return bool(value) if name == 'allow_regrowth' else value
 
 
@@ -234,12 +232,7 @@ def _check_weights_alone(given: dict[str, Any]) -> None:
 def renamed_state(
     state: Mapping[str, Any], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Any]:
-    """Returns the loop's part of a checkpoint under present names.
-
-    Args:
-        state: Of a checkpoint, earlier or present.
-        shapes: Name of each group or tensor -> shape of its mask.
-    """
+    """Returns the loop's part of a checkpoint under present names."""
     if 'growth' in state:
         return dict(state)
     options, _ = renamed(state['options'])

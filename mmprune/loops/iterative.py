@@ -214,12 +214,7 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         # Of single weights the gradient is masked too, or it would count
         # when gradients are clipped; of units with zeros on both sides what
         # reads them is enough.
-        self.masking.hold(
-            lambda model: growth.regions(
-                model, growth.pruned, consumers_only=True
-            ),
-            gradients=not growth.of_units,
-        )
+        self.masking.hold(growth.readers, gradients=not growth.of_units)
         self._decaying = growth.regions(self.model, growth.decaying)
         self._decaying_norm = norm(self._decaying)
 

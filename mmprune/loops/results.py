@@ -14,10 +14,6 @@ from .rounds import Rounds
 class Results:
     """One entry per finished round; written after each as ``rounds.json``.
 
-    Args:
-        runner: Gives work directory, log and visualizer.
-        plan: What happens in which round.
-
     Attributes:
         rounds: The entries so far.
         final: What the export of the smaller model adds.

@@ -70,11 +70,6 @@ def end_schedulers_with_the_round(
     """Makes the round, not the run, what a scheduler's length defaults to.
 
     mmengine gives schedulers without an ``end`` that of the whole run.
-
-    Args:
-        runner: Its ``param_schedulers`` are still configs.
-        epochs: Epochs of a round.
-        iters: Iterations of a round.
     """
     schedulers = runner.param_schedulers or []
     if isinstance(schedulers, dict):

@@ -17,12 +17,7 @@ from ..allocation import (
     removal_order,
     remove_lowest,
 )
-from ..calibration import (
-    LossFn,
-    calibrate,
-    filled_units,
-    surviving_weights,
-)
+from ..calibration import LossFn, calibrate, filled_units, surviving_weights
 from ..checks import check_choice, check_sparsity
 from ..cost_table import CostTable, kept_cost
 from ..groups import PruneGroup

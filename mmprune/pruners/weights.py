@@ -132,13 +132,7 @@ class WeightPruner:
         pruned: Mapping[str, Tensor],
         stats: Statistics,
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns what is pruned after one more event, and how it came.
-
-        Args:
-            model: The model in training.
-            pruned: Tensor name -> what is pruned so far, in its shape.
-            stats: What the criterion reads.
-        """
+        """Returns what is pruned after one more event, and how it came."""
         before = {name: ~mask for name, mask in pruned.items()}
         masks = self.masks(model, before, list(pruned), stats)
         chosen = {

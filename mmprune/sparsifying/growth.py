@@ -165,6 +165,10 @@ class Growth:
         masks = {name: ~mask for name, mask in chosen.items() if mask.any()}
         return weight_regions(model, masks)
 
+    def readers(self, model: nn.Module) -> list[Region]:
+        """Returns what reads the pruned units, or the pruned weights."""
+        return self.regions(model, self.pruned, consumers_only=True)
+
     def count(self) -> tuple[int, int]:
         """Returns how many units or weights are pruned, and of how many."""
         unscored = self.provenance.get('unscored', {})

@@ -13,12 +13,7 @@ from ..checkpoints.reading import load_checkpoint_file
 
 @dataclass(frozen=True)
 class RewindPoint:
-    """A deep copy of a model's state on the CPU.
-
-    Args:
-        weights: Name -> tensor.
-        checksum: That of :func:`mmprune.checkpoints.comparing.checksum`.
-    """
+    """A deep copy of a model's state on the CPU, and its checksum."""
 
     weights: dict[str, Tensor]
     checksum: str
