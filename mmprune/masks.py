@@ -54,8 +54,8 @@ class Region:
 
     def shrink(self, factor: float) -> None:
         """Multiplies the weights by ``factor``, in place."""
-        data = self.tensor.data
-        data.copy_(torch.where(self.inside, data * factor, data))
+        factors = torch.ones_like(self.inside, dtype=self.tensor.dtype)
+        self.tensor.data.mul_(factors.masked_fill_(self.inside, factor))
 
     def square_norm(self) -> float:
         """Returns the sum of squares."""

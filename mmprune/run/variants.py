@@ -174,7 +174,11 @@ def _unit_plan(
     )
     data = _data(pruner, dense.family)
     plan = pruner(dense.model, groups, costs=dense.costs, **data)
-    source = dense.family.calibration_source if data else None
+    source = None
+    if data:
+        # A family with a class of its own may have one source for both.
+        family = dense.family
+        source = getattr(family, 'calibration_source', family.source)
     plan.provenance.update(
         mmprune=__version__, protect=list(options.protect), calibration=source
     )
