@@ -44,7 +44,7 @@ HOSTILE = '<script>alert(1)</script>'
 REPORT = dict(
     title='tiny: 50% of units removed',
     config='tiny.py',
-    options=dict(sparsity=0.5, protect=[], device='cpu', ann_file=None),
+    options=dict(sparsity=0.5, protect=[], device='cpu', pattern=None),
     versions=dict(mmprune='1', torch='2'),
     notes='One forward of one sample.',
     models=dict(
