@@ -71,10 +71,7 @@ def masked(model: nn.Module, rate: float) -> Masking:
     growth.advance(rate, growth.calibrate(rate))
     clear(growth.regions(model, growth.pruned))
     masking = Masking(model)
-    masking.hold(
-        lambda net: growth.regions(net, growth.pruned, consumers_only=True),
-        gradients=False,
-    )
+    masking.hold(growth.readers, gradients=False)
     return masking
 
 

@@ -94,12 +94,6 @@ def remove_lowest(
 ) -> Keep:
     """Returns the units that stay when the ``count`` lowest go.
 
-    Args:
-        scores: Group name -> importance ``[size]``, high = keep.
-        count: How many units of all groups together.
-        round_to: As in :func:`allocate`.
-        min_keep: As in :func:`allocate`.
-
     Raises:
         ValueError: If so many cannot go.
     """
@@ -128,12 +122,7 @@ def removal_order(
     """Returns all removable units in the order in which they go.
 
     Any beginning of the list is a valid choice: it leaves ``min_keep`` units
-    and a multiple of ``round_to`` in every group.
-
-    Args:
-        scores: Group name -> importance ``[size]``, high = keep.
-        round_to: Chunks bring the kept units to multiples of this.
-        min_keep: Units that every group keeps.
+    and a multiple of ``round_to`` in every group, see :func:`allocate`.
 
     Raises:
         ValueError: If a score is not finite, or an option below one.
@@ -196,9 +185,6 @@ def merge_orders(
 
     Used when kinds of units that do not compete (heads, channels, layers)
     share one budget of parameters or MACs.
-
-    Args:
-        parts: Scores and removal order of each part.
     """
     keyed = []
     for number, (scores, order) in enumerate(parts):
@@ -273,14 +259,10 @@ def meet_budget(
 
 
 def lowest(values: Tensor, count: int) -> Tensor:
-    """Returns a boolean mask of exactly ``count`` lowest entries.
+    """Returns a boolean mask of exactly ``count`` lowest entries of ``[n]``.
 
     Ties at the threshold go in the order of their position, so the same
     input always gives the same mask.
-
-    Args:
-        values: Scores ``[n]``.
-        count: How many to select, 0 to n.
     """
     return lowest_per_row(values[None], count)[0]
 
@@ -288,12 +270,7 @@ def lowest(values: Tensor, count: int) -> Tensor:
 def lowest_overall(
     values: Mapping[str, Tensor], sparsity: float
 ) -> dict[str, Tensor]:
-    """Returns masks of exactly the lowest entries of all tensors together.
-
-    Args:
-        values: Name -> scores of any shape.
-        sparsity: The fraction to select; of ties the first ones.
-    """
+    """Returns masks of exactly the lowest entries of all tensors together."""
     flat = torch.cat([value.flatten() for value in values.values()])
     mask = lowest(flat, round_half_up(sparsity * len(flat)))
     parts = mask.split([value.numel() for value in values.values()])
@@ -306,9 +283,7 @@ def lowest_overall(
 def lowest_per_row(values: Tensor, count: int) -> Tensor:
     """Returns a boolean mask of exactly ``count`` lowest entries per row.
 
-    Args:
-        values: Scores ``[rows, n]``.
-        count: How many to select in each row, 0 to n; of ties the first.
+    Of ties the first; scores are ``[rows, n]``.
     """
     if count <= 0:
         return torch.zeros_like(values, dtype=torch.bool)

@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_whole(path, buffer.getvalue())
+
+
+def save_json(data: Mapping[str, Any], path: str | Path) -> None:
+    """Writes data as JSON with :func:`write_whole`."""
+    text = json.dumps(data, indent=1, default=str) + '\n'
+    write_whole(path, text.encode())
 
 
 def point_to(link: str | Path, target: str | Path) -> None:

@@ -46,20 +46,10 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns what :class:`nn.MultiheadAttention` returns.
+        """Returns what :class:`nn.MultiheadAttention` returns, of the same.
 
-        Args:
-            query: ``[L, B, E]``, ``[B, L, E]`` if ``batch_first``, or
-                ``[L, E]``.
-            key: ``[S, B, E_k]`` in the same order of dimensions.
-            value: ``[S, B, E_v]`` in the same order of dimensions.
-            key_padding_mask: ``[B, S]``, true (or ``-inf``) where a key is
-                not read.
-            need_weights: Whether to return the attention weights.
-            attn_mask: ``[L, S]`` or ``[B * num_heads, L, S]`` with the number
-                of heads of the dense model or of this one.
-            average_attn_weights: Whether the weights are averaged over heads.
-            is_causal: A hint that ``attn_mask`` is causal; the mask is used.
+        An ``attn_mask`` ``[B * num_heads, L, S]`` may have the heads of the
+        dense model. With ``is_causal`` it is used as well.
         """
         unbatched = query.dim() == 2
         if unbatched:

@@ -8,12 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .allocation import lowest_overall
-from .groups import (
-    PruneGroup,
-    matrix_names,
-    named_tensors,
-    unit_elements,
-)
+from .groups import PruneGroup, matrix_names, named_tensors, unit_elements
 from .statistics import Statistics
 
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -73,11 +68,6 @@ def surviving_weights(
 ) -> dict[str, Tensor]:
     """Returns which weights a global pruning by magnitude would keep.
 
-    Args:
-        tensors: Tensor name -> tensor.
-        groups: Groups whose matrices compete.
-        sparsity: Fraction of all their weights to remove.
-
     Returns:
         Tensor name -> boolean mask, true = keep.
     """
@@ -90,12 +80,7 @@ def surviving_weights(
 
 
 def filled_units(group: PruneGroup, survivors: dict[str, Tensor]) -> float:
-    """Returns how many units the surviving weights of a group would fill.
-
-    Args:
-        group: The group; what writes its units counts.
-        survivors: Of :func:`surviving_weights`.
-    """
+    """Returns how many units the surviving weights that write them fill."""
     parts = [part for part in group.producers if part.tensor in survivors]
     per_unit = sum(unit_elements(survivors[p.tensor].shape, p) for p in parts)
     return sum(int(survivors[p.tensor].sum()) for p in parts) / per_unit

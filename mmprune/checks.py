@@ -19,6 +19,15 @@ def check_choice(name: str, value: object, choices: Sequence) -> None:
         raise ValueError(f'{name} must be one of {shown}, found {value!r}')
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raises ``ValueError`` if a value is no whole number from ``least``."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(
+            f'{name} must be a whole number of at least {least}, found '
+            f'{value!r}'
+        )
+
+
 def parse_pattern(pattern: str) -> tuple[int, int]:
     """Returns N and M of ``'N:M'``: N of every M weights are kept.
 

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,18 +35,28 @@ def weights_mb(model: nn.Module) -> float:
 
 
 def cost_row(model: nn.Module, forward: Forward) -> dict[str, float]:
-    """Returns what a report says of a model, but for its latency.
-
-    Args:
-        model: Any model.
-        forward: Runs it once on the example that MACs are counted on.
-    """
+    """Returns what a report says of a model, but for its latency."""
     return dict(
         params=count_params(model),
         nonzero=count_nonzero(model),
         macs=count_macs(model, forward)[''],
         checkpoint_mb=weights_mb(model),
     )
+
+
+def cost_rows(
+    models: Mapping[str, nn.Module], forward: Forward, latency_runs: int
+) -> dict[str, dict[str, float | None]]:
+    """Returns what a report says of several models, timed in turns."""
+    rows = {name: cost_row(model, forward) for name, model in models.items()}
+    latencies = measure_latencies(
+        {name: partial(forward, model) for name, model in models.items()},
+        latency_runs,
+    )
+    return {
+        name: dict(row, latency_ms=latencies[name])
+        for name, row in rows.items()
+    }
 
 
 def count_macs(model: nn.Module, forward: Forward) -> dict[str, int]:
@@ -227,10 +238,6 @@ def measure_latencies(
     """Returns the median wall time of each model's forward in milliseconds.
 
     Gradients are off.
-
-    Args:
-        forwards: As in :func:`time_in_turns`.
-        runs: Timed rounds; with 0 nothing runs and every time is None.
     """
     if not runs:
         return dict.fromkeys(forwards)

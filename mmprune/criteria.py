@@ -18,10 +18,6 @@ ONLY_UNITS = ('bn_scale', 'activation', 'remain')
 def criterion_config(name: str, seed: int = 0) -> dict:
     """Returns the config of a criterion.
 
-    Args:
-        name: A key of :data:`CRITERIA`.
-        seed: Of the random criterion.
-
     Raises:
         ValueError: If there is none of that name.
     """

@@ -125,14 +125,18 @@ class PruneGroup:
             ) from error
 
 
-def unit_sums(values: Tensor, part: Slice, size: int) -> Tensor:
-    """Returns the sum of ``values`` over each unit, ``[size]``.
+def rows(
+    path: str, layer: nn.Module, block: int = 1, copies: int = 1
+) -> tuple[Slice, ...]:
+    """Returns the rows of a layer's weight and bias, which write units."""
+    return tuple(
+        Slice(f'{path}.{leaf}', 0, block=block, copies=copies)
+        for leaf, _ in layer.named_parameters(recurse=False)
+    )
 
-    Args:
-        values: One number per element of the sliced tensor, in its shape.
-        part: Where the units lie.
-        size: Number of units.
-    """
+
+def unit_sums(values: Tensor, part: Slice, size: int) -> Tensor:
+    """Returns the sum of a tensor's ``values`` over each unit, ``[size]``."""
     per_position = values.movedim(part.dim, 0).reshape(
         values.shape[part.dim], -1
     )
@@ -152,10 +156,7 @@ def matrices(
 ) -> list[Slice]:
     """Returns the slices of a group that lie in matrices and kernels.
 
-    Args:
-        group: The group.
-        tensors: Tensor name -> tensor; slices of others are left out.
-        sides: ``both``, or ``producers`` for what writes the units alone.
+    Those of ``both`` sides, or of the ``producers`` alone.
     """
     if sides not in ('both', 'producers'):
         raise ValueError(

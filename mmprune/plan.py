@@ -1,9 +1,12 @@
 """The result of all thinking: which units stay, as plain data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from .atomic_file import write_whole
 from .checkpoints.reading import load_checkpoint_file
@@ -51,6 +54,29 @@ class PruningPlan:
         """Returns the sorted units that ``group`` loses."""
         keep = set(self.keep[group.name])
         return [i for i in range(group.size) if i not in keep]
+
+    @classmethod
+    def of_masks(
+        cls,
+        groups: Iterable[PruneGroup],
+        pruned: Mapping[str, Tensor],
+        provenance: Mapping | None = None,
+    ) -> 'PruningPlan':
+        """Returns the plan that prunes what masks of units ``[size]`` name."""
+        groups = tuple(g for g in groups if pruned[g.name].any())
+        keep = {
+            g.name: (~pruned[g.name]).nonzero().flatten().tolist()
+            for g in groups
+        }
+        return cls(groups, keep, provenance=dict(provenance or {}))
+
+    def masks(self, groups: Iterable[PruneGroup]) -> dict[str, Tensor]:
+        """Returns the masks that :meth:`of_masks` takes."""
+        pruned = {g.name: torch.zeros(g.size) > 0 for g in groups}
+        for group in self.groups:
+            if group.name in pruned:
+                pruned[group.name][self.removed(group)] = True
+        return pruned
 
     def to_dict(self) -> dict:
         """Returns plain containers, safe under ``weights_only`` loading."""

@@ -21,12 +21,8 @@ from .cost import cost_table
 from .criteria import criterion_config
 from .discovery import discovered_groups
 from .groups import PruneGroup
-from .pruners import (
-    TOLERANCE,
-    StructuredPruner,
-    check_groups,
-    masked_difference,
-)
+from .pruners import StructuredPruner, check_groups, masked_difference
+from .pruners.verify import refuse_difference
 from .surgery import apply_plan
 
 # In this order a dimension of a tensor is given to a group.
@@ -102,13 +98,7 @@ def prune(
         raise ValueError(_nothing_found(model, groups))
     costs = cost_table(dense, forward) if target != 'units' else None
     plan = pruner(dense, groups, batches=batches, loss_fn=loss, costs=costs)
-    difference = masked_difference(dense, plan, forward)
-    if not difference <= TOLERANCE:
-        raise ValueError(
-            'the pruned model computes something else than the masked one '
-            f'(outputs differ by {difference:.1e} of their scale); protect '
-            'parts of it'
-        )
+    refuse_difference(masked_difference(dense, plan, forward))
     pruned = copy.deepcopy(model)
     apply_plan(pruned, plan)
     return pruned
@@ -131,10 +121,6 @@ def find_groups(
     All adapters are asked. Where two of them cut the same dimension of a
     tensor, the group that comes second stays whole and says so. What no
     adapter knows is discovered from one run of the model.
-
-    Args:
-        model: The model, in eval mode.
-        forward: Runs it on an example.
     """
     owners: dict[tuple[str, int], tuple[Any, str]] = {}
     groups = []

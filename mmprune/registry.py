@@ -3,59 +3,28 @@
 from mmengine import registry as parents
 from mmengine.registry import Registry
 
-# `locations` are imported when a config first asks for `mmprune.X`, so a
-# stock Runner needs no `custom_imports`.
-HOOKS = Registry(
-    'hook',
-    parent=parents.HOOKS,
-    scope='mmprune',
-    locations=['mmprune.hooks'],
+
+def _child(parent: Registry, *places: str) -> Registry:
+    """A registry that imports ``places`` when a config first asks for
+    ``mmprune.X``, so that a stock Runner needs no ``custom_imports``."""
+    locations = [f'mmprune.{place}' for place in places]
+    return Registry(
+        parent.name, parent=parent, scope='mmprune', locations=locations
+    )
+
+
+HOOKS = _child(parents.HOOKS, 'hooks')
+MODELS = _child(parents.MODELS, 'models', 'models.timm_classifier')
+TASK_UTILS = _child(
+    parents.TASK_UTILS,
+    'family',
+    'detection',
+    'importance',
+    'pruners',
+    'schedule',
 )
-MODELS = Registry(
-    'model',
-    parent=parents.MODELS,
-    scope='mmprune',
-    locations=['mmprune.models', 'mmprune.models.timm_classifier'],
-)
-TASK_UTILS = Registry(
-    'task util',
-    parent=parents.TASK_UTILS,
-    scope='mmprune',
-    locations=[
-        'mmprune.family',
-        'mmprune.detection',
-        'mmprune.importance',
-        'mmprune.pruners',
-        'mmprune.schedule',
-    ],
-)
-FUNCTIONS = Registry(
-    'function',
-    parent=parents.FUNCTIONS,
-    scope='mmprune',
-    locations=['mmprune.adapters', 'mmprune.discovery', 'mmprune.hooks'],
-)
-LOOPS = Registry(
-    'loop',
-    parent=parents.LOOPS,
-    scope='mmprune',
-    locations=['mmprune.loops'],
-)
-DATASETS = Registry(
-    'dataset',
-    parent=parents.DATASETS,
-    scope='mmprune',
-    locations=['mmprune.datasets'],
-)
-TRANSFORMS = Registry(
-    'transform',
-    parent=parents.TRANSFORMS,
-    scope='mmprune',
-    locations=['mmprune.datasets'],
-)
-METRICS = Registry(
-    'metric',
-    parent=parents.METRICS,
-    scope='mmprune',
-    locations=['mmprune.metrics'],
-)
+FUNCTIONS = _child(parents.FUNCTIONS, 'adapters', 'discovery', 'hooks')
+LOOPS = _child(parents.LOOPS, 'loops')
+DATASETS = _child(parents.DATASETS, 'datasets')
+TRANSFORMS = _child(parents.TRANSFORMS, 'datasets')
+METRICS = _child(parents.METRICS, 'metrics')

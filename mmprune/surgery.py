@@ -144,48 +144,24 @@ def _refuse_tied(
                 )
 
 
-def _refresh(module: nn.Module) -> None:
+def _refresh(m: nn.Module) -> None:
     """Makes the stored sizes of a layer agree with its new tensors."""
-    for kinds, refresh in _SIZES:
-        if isinstance(module, kinds):
-            refresh(module)
-
-
-def _linear(m: nn.Linear) -> None:
-    m.out_features, m.in_features = m.weight.shape
-
-
-def _conv(m: nn.modules.conv._ConvNd) -> None:
-    out, per_group = m.weight.shape[:2]
-    if m.transposed:
-        m.in_channels, m.out_channels = out, per_group * m.groups
-    else:
-        m.out_channels, m.in_channels = out, per_group * m.groups
-
-
-def _batch_norm(m: nn.modules.batchnorm._NormBase) -> None:
-    kept = m.weight if m.weight is not None else m.running_mean
-    m.num_features = kept.shape[0]
-
-
-def _layer_norm(m: nn.LayerNorm) -> None:
-    m.normalized_shape = tuple(m.weight.shape)
-
-
-def _group_norm(m: nn.GroupNorm) -> None:
-    m.num_channels = m.weight.shape[0]
-
-
-def _embedding(m: nn.Embedding) -> None:
-    m.num_embeddings, m.embedding_dim = m.weight.shape
-
-
-_SIZES = (
-    (nn.Linear, _linear),
-    (nn.modules.conv._ConvNd, _conv),
-    (nn.modules.batchnorm._NormBase, _batch_norm),
-    (nn.LayerNorm, _layer_norm),
-    (nn.GroupNorm, _group_norm),
-    (nn.Embedding, _embedding),
-    (nn.MultiheadAttention, SlimMultiheadAttention.take_over),
-)
+    if isinstance(m, nn.Linear):
+        m.out_features, m.in_features = m.weight.shape
+    elif isinstance(m, nn.modules.conv._ConvNd):
+        out, per_group = m.weight.shape[:2]
+        if m.transposed:
+            m.in_channels, m.out_channels = out, per_group * m.groups
+        else:
+            m.out_channels, m.in_channels = out, per_group * m.groups
+    elif isinstance(m, nn.modules.batchnorm._NormBase):
+        kept = m.weight if m.weight is not None else m.running_mean
+        m.num_features = kept.shape[0]
+    elif isinstance(m, nn.LayerNorm):
+        m.normalized_shape = tuple(m.weight.shape)
+    elif isinstance(m, nn.GroupNorm):
+        m.num_channels = m.weight.shape[0]
+    elif isinstance(m, nn.Embedding):
+        m.num_embeddings, m.embedding_dim = m.weight.shape
+    elif isinstance(m, nn.MultiheadAttention):
+        SlimMultiheadAttention.take_over(m)

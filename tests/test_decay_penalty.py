@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmprune.masks import UnitRegion, WeightRegion, norm
+from mmprune.masks import Region, norm
 from mmprune.sparsifying import DecayPenalty
 
 
@@ -52,9 +52,8 @@ def test_a_wrong_value_is_refused(wrong, found):
 
 def region(kind: str, weight: nn.Parameter):
     """The second of two weights."""
-    if kind == 'unit':
-        return UnitRegion('w', weight, 1, torch.tensor([1]))
-    return WeightRegion('w', weight, torch.tensor([[False, True]]))
+    inside = torch.tensor([False, True])
+    return Region('w', weight, inside if kind == 'unit' else inside[None])
 
 
 @pytest.mark.parametrize('kind', ['unit', 'weight'])

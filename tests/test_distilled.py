@@ -227,7 +227,7 @@ def test_the_student_comes_nearer_to_the_teacher(tmp_path, dense):
     ('changes', 'message'),
     [
         (dict(terms=[]), 'nothing to imitate'),
-        (dict(terms=[dict(loss='cosine')]), 'one of kl, l1, mse'),
+        (dict(terms=[dict(loss='cosine')]), "one of 'kl', 'l1', 'mse'"),
         (dict(terms=[dict(KL, temperature=0)]), 'must be positive'),
         (dict(terms=[dict(source='neck')]), "student has no module 'neck'"),
         (dict(student=dict(type='TinyMLP')), 'give the config of the teach'),

@@ -137,8 +137,8 @@ def test_a_damaged_file_is_named(tmp_path, content, says):
 @pytest.mark.parametrize(
     ('options', 'says'),
     [
-        (dict(kind='cifar11', split='test'), 'must be one of cifar10, cif'),
-        (dict(kind='cifar10', split='dev'), 'split must be one of train'),
+        (dict(kind='cifar11', split='test'), "must be one of 'cifar10'"),
+        (dict(kind='cifar10', split='dev'), "split must be one of 'train'"),
         (dict(kind='cifar10', split='train', num_val=10), 'is empty with'),
     ],
 )

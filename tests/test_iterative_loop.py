@@ -18,6 +18,7 @@ from mmprune.calibration import surviving_weights
 from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
+from mmprune.sparsifying.runner_parts import averaged_models
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS, NEURONS = 2 * 4, 2 * 64
@@ -468,7 +469,7 @@ def test_an_average_of_weights_starts_anew_in_each_round(tmp_path):
     cfg = config(tmp_path)
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
     runner, _ = train(cfg)
-    (average,) = runner.train_loop.averages()
+    (average,) = averaged_models(runner)
     gone = units_of(runner.train_loop.growth.pruned)
     for group in vit_groups(runner.model):
         units = gone[group.name]

@@ -6,14 +6,13 @@ from torch import nn
 from mmprune.cost import weights_mb
 from mmprune.groups import PruneGroup, Slice
 from mmprune.plan import PruningPlan
-from mmprune.run.report import (
+from mmprune.removed import (
     group_rows,
     kind_rows,
-    markdown,
     module_rows,
-    summary_table,
     uncovered_rows,
 )
+from mmprune.run.report import markdown, summary_table
 
 GROUPS = [
     PruneGroup('a', 'channel', 4, (Slice('0.weight'),)),

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from PIL import Image, PngImagePlugin
 from torch import nn
 
-from mmprune.run.report import tensor_rows
+from mmprune.removed import tensor_rows
 from mmprune.run.report_html import render, save_curves, write
 from mmprune.run.report_html.charts import Line, line_chart, number, thin
 from mmprune.run.report_html.module_tree import cut_tree
@@ -44,7 +44,7 @@ HOSTILE = '<script>alert(1)</script>'
 REPORT = dict(
     title='tiny: 50% of units removed',
     config='tiny.py',
-    options=dict(sparsity=0.5, protect=[], device='cpu', ann_file=None),
+    options=dict(sparsity=0.5, protect=[], device='cpu', pattern=None),
     versions=dict(mmprune='1', torch='2'),
     notes='One forward of one sample.',
     models=dict(

@@ -59,7 +59,7 @@ def test_the_three_modes():
     assert torch.allclose(first.pred_scores, logits[0].softmax(0))
     assert second.gt_label == 3
     assert second.pred_label == logits[1].argmax().item()
-    with pytest.raises(ValueError, match='mode must be tensor, loss'):
+    with pytest.raises(ValueError, match="mode must be one of 'tensor'"):
         model(IMAGES, mode='test')
     with pytest.raises(ValueError, match='the loss needs labels'):
         model(IMAGES, mode='loss')

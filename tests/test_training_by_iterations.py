@@ -1,6 +1,7 @@
 """Fine-tuning with a config whose loop counts iterations."""
 
 import runpy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mmengine.runner import Runner
 from tiny_project import CONFIG, write_checkpoint, write_config
 
 from mmprune.checkpoints.reading import load_checkpoint_file
-from mmprune.hooks.unread_data_hook import LateIterator
+from mmprune.hooks import UnreadDataHook
 from mmprune.run.training.length import Length
 from mmprune.run.training.recipe import FINE_TUNE, schedule
 
@@ -195,7 +196,6 @@ def test_checkpoints_and_logs_count_iterations_without_being_told(files):
 
 
 def test_skipped_items_cost_nothing():
-    items = iter([7, 8])
-    late = LateIterator(items, 2)
-    assert [next(late), next(late), next(late)] == [None, None, 7]
-    assert next(iter(late)) == 8
+    loop = SimpleNamespace(dataloader_iterator=iter([7, 8]))
+    UnreadDataHook(2).before_train(SimpleNamespace(train_loop=loop))
+    assert list(loop.dataloader_iterator) == [None, None, 7, 8]

@@ -25,10 +25,9 @@ import matplotlib  # noqa: E402
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 
-from mmprune.atomic_file import write_whole  # noqa: E402
+from mmprune.atomic_file import save_json, write_whole  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
 from mmprune.run.flags import make_parser  # noqa: E402
-from mmprune.run.report import save_json  # noqa: E402
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 # Class -> how many neighbouring points must stay together. The points of
@@ -43,19 +43,18 @@ def _output_proj(model: nn.Module, path: str) -> str:
 def _heads(path: str, module: nn.Module, output_proj: str) -> PruneGroup:
     heads = module.num_heads
     width = module.value_proj.out_features // heads
-    rows = {
-        'value_proj': width,
-        'sampling_offsets': module.sampling_offsets.out_features // heads,
-        'attention_weights': module.attention_weights.out_features // heads,
-    }
+    writers = ('value_proj', 'sampling_offsets', 'attention_weights')
+    layers = {name: getattr(module, name) for name in writers}
     return PruneGroup(
         name=f'{path}.heads',
         granularity='head',
         size=heads,
         producers=tuple(
-            Slice(f'{path}.{layer}.{leaf}', 0, block=block)
-            for layer, block in rows.items()
-            for leaf in ('weight', 'bias')
+            part
+            for name, layer in layers.items()
+            for part in rows(
+                f'{path}.{name}', layer, layer.out_features // heads
+            )
         ),
         consumers=(Slice(f'{output_proj}.weight', 1, block=width),),
         attrs={f'{path}.num_heads': 1},
@@ -69,14 +68,11 @@ def _points(path: str, module: nn.Module, together: int) -> PruneGroup:
         name=f'{path}.points',
         granularity='point',
         size=units,
-        producers=tuple(
-            Slice(
-                f'{path}.sampling_offsets.{leaf}',
-                0,
-                block=2 * together,
-                copies=copies,
-            )
-            for leaf in ('weight', 'bias')
+        producers=rows(
+            f'{path}.sampling_offsets',
+            module.sampling_offsets,
+            2 * together,
+            copies,
         ),
         consumers=tuple(
             Slice(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 
@@ -20,9 +20,7 @@ def distilbert_groups(model: nn.Module) -> Iterator[PruneGroup]:
                 name=path,
                 granularity='neuron',
                 size=module.lin1.out_features,
-                producers=tuple(
-                    Slice(f'{path}.lin1.{leaf}') for leaf in ('weight', 'bias')
-                ),
+                producers=rows(f'{path}.lin1', module.lin1),
                 consumers=(Slice(f'{path}.lin2.weight', 1),),
             )
 
@@ -33,10 +31,10 @@ def _heads(path: str, module: nn.Module) -> PruneGroup:
         name=path,
         granularity='head',
         size=module.n_heads,
-        producers=tuple(
-            Slice(f'{path}.{layer}.{leaf}', 0, block=width)
-            for layer in ('q_lin', 'k_lin', 'v_lin')
-            for leaf in ('weight', 'bias')
+        producers=(
+            *rows(f'{path}.q_lin', module.q_lin, width),
+            *rows(f'{path}.k_lin', module.k_lin, width),
+            *rows(f'{path}.v_lin', module.v_lin, width),
         ),
         consumers=(Slice(f'{path}.out_lin.weight', 1, block=width),),
         attrs={f'{path}.n_heads': 1, f'{path}.dim': width},

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 _ELEMENTWISE = (
@@ -66,7 +66,6 @@ def _leaves(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _hidden(
     first: str, layer: nn.Linear, second: str, between: list[nn.Module]
 ) -> PruneGroup:
-    leaves = ['weight'] + ['bias'] * (layer.bias is not None)
     blocking = [
         type(m).__name__ for m in between if not isinstance(m, _ELEMENTWISE)
     ]
@@ -74,7 +73,7 @@ def _hidden(
         name=first,
         granularity='neuron',
         size=layer.out_features,
-        producers=tuple(Slice(f'{first}.{leaf}', 0) for leaf in leaves),
+        producers=rows(first, layer),
         consumers=(Slice(f'{second}.weight', 1),),
         dense=(
             f'{blocking[0]} over the hidden units: its result would change'

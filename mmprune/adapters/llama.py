@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 
@@ -24,29 +24,25 @@ def llama_groups(model: nn.Module) -> Iterator[PruneGroup]:
                 name=path,
                 granularity='neuron',
                 size=module.up_proj.out_features,
-                producers=_rows(path, module, {'gate_proj': 1, 'up_proj': 1}),
+                producers=(
+                    *rows(f'{path}.gate_proj', module.gate_proj),
+                    *rows(f'{path}.up_proj', module.up_proj),
+                ),
                 consumers=(Slice(f'{path}.down_proj.weight', 1),),
             )
-
-
-def _rows(
-    path: str, module: nn.Module, blocks: dict[str, int]
-) -> tuple[Slice, ...]:
-    return tuple(
-        Slice(f'{path}.{layer}.{leaf}', 0, block=block)
-        for layer, block in blocks.items()
-        for leaf, _ in module.get_submodule(layer).named_parameters()
-    )
 
 
 def _heads(path: str, module: nn.Module) -> PruneGroup:
     width = module.head_dim
     queries = width * module.num_key_value_groups
-    blocks = {'q_proj': queries, 'k_proj': width, 'v_proj': width}
     return PruneGroup(
         name=path,
         granularity='head',
         size=module.k_proj.out_features // width,
-        producers=_rows(path, module, blocks),
+        producers=(
+            *rows(f'{path}.q_proj', module.q_proj, queries),
+            *rows(f'{path}.k_proj', module.k_proj, width),
+            *rows(f'{path}.v_proj', module.v_proj, width),
+        ),
         consumers=(Slice(f'{path}.o_proj.weight', 1, block=queries),),
     )

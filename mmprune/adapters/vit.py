@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 
@@ -21,10 +21,6 @@ def vit_groups(model: nn.Module) -> Iterator[PruneGroup]:
             yield _neurons(path, module)
 
 
-def _leaves(layer: nn.Module) -> list[str]:
-    return ['weight'] + ['bias'] * (layer.bias is not None)
-
-
 def _heads(path: str, module: nn.Module) -> PruneGroup:
     width = module.head_dim
     dense = ''
@@ -36,10 +32,7 @@ def _heads(path: str, module: nn.Module) -> PruneGroup:
         name=path,
         granularity='head',
         size=module.num_heads,
-        producers=tuple(
-            Slice(f'{path}.qkv.{leaf}', 0, block=width, copies=3)
-            for leaf in _leaves(module.qkv)
-        ),
+        producers=rows(f'{path}.qkv', module.qkv, width, copies=3),
         consumers=(Slice(f'{path}.proj.weight', 1, block=width),),
         attrs={f'{path}.num_heads': 1, f'{path}.attn_dim': width},
         dense=dense,
@@ -52,9 +45,7 @@ def _neurons(path: str, module: nn.Module) -> PruneGroup:
         name=path,
         granularity='neuron',
         size=module.fc1.out_features,
-        producers=tuple(
-            Slice(f'{path}.fc1.{leaf}', 0) for leaf in _leaves(module.fc1)
-        ),
+        producers=rows(f'{path}.fc1', module.fc1),
         consumers=(Slice(f'{path}.fc2.weight', 1),),
         dense='a norm over the neurons: its statistics would change'
         if normed

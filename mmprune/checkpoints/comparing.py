@@ -1,16 +1,24 @@
-"""How two state dicts differ, in words."""
+"""How two state dicts differ, in words or as checksums."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 
-def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Returns in words how two state dicts differ, empty if they fit.
+def checksum(weights: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of names, types, shapes and bytes of tensors."""
+    import torch
 
-    Args:
-        wanted: Name -> tensor of the model.
-        found: Name -> tensor of the checkpoint.
-    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f'{name}:{tensor.dtype}:{tuple(tensor.shape)};'.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Returns in words how two state dicts differ, empty if they fit."""
     missing = [k for k in wanted if k not in found]
     extra = [k for k in found if k not in wanted]
     shapes = differing_shapes(wanted, found)
@@ -47,12 +55,7 @@ def shapes_differ(shapes: list[str]) -> str:
 def without_prefix(
     weights: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Returns weights without the ``module.`` of ``DataParallel`` models.
-
-    Args:
-        weights: Name -> tensor of a checkpoint.
-        wanted: Name -> tensor of the model.
-    """
+    """Returns weights without the ``module.`` of ``DataParallel`` models."""
     if weights and all(k.startswith('module.') for k in weights):
         stripped = {k[len('module.') :]: v for k, v in weights.items()}
         if stripped.keys() & wanted.keys():

@@ -13,10 +13,6 @@ def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
     ``checkpoint['meta']['pruning_plan']`` and in ``model.pruning_plan``.
     A plan that removes no unit fits every dense model.
 
-    Args:
-        model: The model about to be loaded, also in a data-parallel wrapper.
-        checkpoint: A loaded checkpoint, or a bare state dict.
-
     Raises:
         ValueError: If they do not agree; says how to build the model.
     """

@@ -42,13 +42,7 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
 
 
 def fitted(model: dict, checkpoint: dict, path: str | Path) -> dict:
-    """Returns the config of the model that a checkpoint holds.
-
-    Args:
-        model: Config of the dense model.
-        checkpoint: What the file holds, dense or pruned.
-        path: The file, from which a pruned model reads its plan.
-    """
+    """Returns the config of the model that a checkpoint holds."""
     if checkpoint_plan(checkpoint) is None:
         return without_pretrained(model)
     return pruned_model_config(model, str(path))
@@ -85,11 +79,6 @@ def load_model(
 def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
     """Returns the model of a config with the weights of a checkpoint.
 
-    Args:
-        cfg: Config of the dense model, or of the pruned one.
-        checkpoint: What :func:`load_checkpoint_file` returned.
-        name: How errors call the checkpoint.
-
     Raises:
         ValueError: If keys or shapes differ.
     """
@@ -101,15 +90,12 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
 def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     """Copies the weights of a loaded checkpoint into the model, strictly.
 
-    Args:
-        model: The model, pruned already if the checkpoint is.
-        checkpoint: What :func:`load_checkpoint_file` returned.
-        name: How errors call the checkpoint.
+    The model is pruned already if the checkpoint, called ``name``, is.
 
     Raises:
         ValueError: If keys or shapes differ.
     """
-    weights = _state_dict(checkpoint, name)
+    weights = weights_of(checkpoint, name)
     weights = without_prefix(weights, model.state_dict())
     problem = difference(model.state_dict(), weights)
     if problem:
@@ -117,13 +103,18 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     model.load_state_dict(weights)
 
 
-def _state_dict(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:
+def weights_of(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:
+    """Returns the weights of a loaded checkpoint, a bare state dict or not.
+
+    Raises:
+        ValueError: If it holds none.
+    """
     weights = checkpoint.get('state_dict', checkpoint)
     named = isinstance(weights, dict) and all(
         isinstance(k, str) and isinstance(v, torch.Tensor)
         for k, v in weights.items()
     )
-    if not named:
+    if not weights or not named:
         found = sorted(map(str, checkpoint))[:5]
         raise ValueError(
             f'{name} holds no weights: under `state_dict` names with tensors '

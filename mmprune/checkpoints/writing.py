@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -32,10 +31,12 @@ def save_pruned(
         cfg: Config of the dense model, kept as text.
         meta: Meta of the dense checkpoint; plain entries are carried on.
     """
-    checkpoint = dict(
-        meta=_meta(meta or {}, cfg, plan), state_dict=_weights(model)
-    )
-    save_checkpoint(checkpoint, path)
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    meta = _meta(meta or {}, cfg, plan)
+    save_checkpoint(dict(meta=meta, state_dict=weights), path)
 
 
 def pruned_model_config(
@@ -92,11 +93,4 @@ def _meta(
         **text,
         'mmprune_version': __version__,
         'pruning_plan': plan.to_dict(),
-    }
-
-
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
     }

@@ -8,6 +8,7 @@ import torchvision
 from mmengine.logging import print_log
 
 from ..checkpoints.plain_pickle import load_plain_pickle
+from ..checks import check_choice
 from ..registry import DATASETS
 from .images import ImageArrays, cut
 
@@ -51,10 +52,9 @@ class CIFAR(ImageArrays):
         num_val: int | float = 0.1,
         num_images: int | None = None,
     ) -> None:
-        if kind not in _KINDS:
-            raise ValueError(
-                f'kind must be one of {", ".join(_KINDS)}, found {kind!r}'
-            )
+        check_choice('kind', kind, tuple(_KINDS))
+        splits = ('train', 'val', 'trainval', 'test')
+        check_choice('split', split, splits)
         self.kind = kind
         source, _, train, test = _KINDS[kind]
         folder = _folder(Path(data_root).expanduser(), source)

@@ -7,6 +7,7 @@ import numpy as np
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
+from ..checks import check_choice
 from ..registry import TRANSFORMS
 
 
@@ -59,11 +60,7 @@ def cut(split: str, total: int, num_val: int | float) -> tuple[int, int]:
         val=(total - last, total),
         trainval=(0, total),
     )
-    if split not in ranges:
-        raise ValueError(
-            f'split must be one of {", ".join((*ranges, "test"))}, found '
-            f'{split!r}'
-        )
+    check_choice('split', split, tuple(ranges))
     start, stop = ranges[split]
     if not 0 <= start < stop:
         raise ValueError(

@@ -11,13 +11,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..atomic_file import save_json
 from ..checkpoints.writing import save_pruned
-from ..cost import cost_row, measure_latencies
+from ..checks import check_whole
+from ..cost import cost_rows
 from ..plan import PruningPlan
-from ..pruners import TOLERANCE
-from ..pruners.verify import relative_difference
+from ..pruners.verify import refuse_difference, relative_difference
 from ..registry import HOOKS
-from ..run.report import group_rows, kind_rows, save_json
+from ..removed import group_rows, kind_rows
 from ..sparsifying.runner_parts import averages_of, plain_model
 from ..surgery import apply_plan
 from ..version import __version__
@@ -36,11 +37,7 @@ class ExportHook(Hook):
     """
 
     def __init__(self, latency_runs: int = 5) -> None:
-        if not isinstance(latency_runs, int) or latency_runs < 0:
-            raise ValueError(
-                'latency_runs must be a whole number that is not negative, '
-                f'found {latency_runs!r}; 0 measures nothing'
-            )
+        check_whole('latency_runs', latency_runs, 0)
         self.latency_runs = latency_runs
 
     def after_train(self, runner: Runner) -> None:
@@ -87,14 +84,15 @@ class ExportHook(Hook):
             difference = relative_difference(
                 masked(inputs, mode='tensor'), pruned(inputs, mode='tensor')
             )
-        if not difference <= TOLERANCE:
-            raise ValueError(
-                'the smaller model computes something else than the masked '
-                f'one (outputs differ by {difference:.1e} of their scale); '
-                'it was not written, the masked checkpoints are whole'
-            )
+        refuse_difference(difference)
+        kind = 'unstructured' if plan.sparse else 'structured'
+        rows = cost_rows(
+            {'dense': masked, kind: pruned},
+            lambda model: model(inputs[:1], mode='tensor'),
+            self.latency_runs,
+        )
         # The copy that stands for the dense model is masked already.
-        rows = _cost_rows(masked, pruned, plan, inputs[:1], self.latency_runs)
+        rows['dense']['nonzero'] = rows['dense']['params']
         path = folder / 'pruned.pth'
         save_pruned(pruned, plan, path, runner.cfg, _meta(runner))
         plan.save(folder / 'plan.json')
@@ -128,33 +126,6 @@ def _meta(runner: Runner) -> dict[str, Any]:
     return meta
 
 
-def _cost_rows(
-    masked: nn.Module,
-    pruned: nn.Module,
-    plan: PruningPlan,
-    inputs: Tensor,
-    latency_runs: int,
-) -> dict[str, dict[str, Any]]:
-    kind = 'structured' if plan.groups or not plan.sparse else 'unstructured'
-    models = {'dense': masked, kind: pruned}
-    latencies = measure_latencies(
-        {
-            name: lambda model=model: model(inputs, mode='tensor')
-            for name, model in models.items()
-        },
-        latency_runs,
-    )
-    rows = {
-        name: dict(
-            cost_row(model, lambda net: net(inputs, mode='tensor')),
-            latency_ms=latencies[name],
-        )
-        for name, model in models.items()
-    }
-    rows['dense']['nonzero'] = rows['dense']['params']
-    return rows
-
-
 def _report(
     runner: Runner, plan: PruningPlan, final: dict[str, Any]
 ) -> dict[str, Any]:
@@ -185,16 +156,24 @@ def _report(
 def sections(rounds: list[dict]) -> list[dict]:
     """Returns tables and curves of the rounds for a report."""
     metrics = list(rounds[0]['metrics'])
-    kinds = list(rounds[0]['met'])
-    columns = ['round', *metrics]
-    columns += [f'{k}s pruned, {w}' for k in kinds for w in ('asked', 'met')]
-    rows = []
-    for entry in rounds:
-        row = [entry['round'], *(entry['metrics'].get(m) for m in metrics)]
-        for kind in kinds:
-            row += [entry['asked'][kind], entry['met'][kind]]
-        rows.append([r if isinstance(r, int) else _digits(r) for r in row])
+    shares = [(k, w) for k in rounds[0]['met'] for w in ('asked', 'met')]
+    columns = ['round', *metrics, *(f'{k}s pruned, {w}' for k, w in shares)]
     numbers = [entry['round'] for entry in rounds]
+    rows = [
+        [
+            entry['round'],
+            *(_digits(entry['metrics'].get(name)) for name in metrics),
+            *(_digits(entry[when][kind]) for kind, when in shares),
+        ]
+        for entry in rounds
+    ]
+    layers = [
+        [
+            layer['group'],
+            *(_digits(_pruned(entry, place)) for entry in rounds),
+        ]
+        for place, layer in enumerate(rounds[0]['layers'])
+    ]
     found = [
         dict(
             title='Rounds',
@@ -206,11 +185,7 @@ def sections(rounds: list[dict]) -> list[dict]:
             text='Fraction of the units that is pruned, round by round.',
             table=dict(
                 columns=['layer', *(f'round {n}' for n in numbers)],
-                rows=[
-                    [layer['group']]
-                    + [_digits(_pruned(entry, place)) for entry in rounds]
-                    for place, layer in enumerate(rounds[0]['layers'])
-                ],
+                rows=layers,
             ),
         ),
     ]

@@ -218,11 +218,7 @@ class GradualPruningHook(Hook):
 
     def _hold(self) -> None:
         growth = self._growth
-        self._masking.hold(
-            lambda model: growth.regions(
-                model, growth.pruned, consumers_only=True
-            )
-        )
+        self._masking.hold(growth.readers)
         plan = getattr(growth.model, 'pruning_plan', None)
         if plan is not None and not growth.of_units:
             # The model's own plan says what is sparse, as PlanHook writes it.

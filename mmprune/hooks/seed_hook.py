@@ -1,9 +1,9 @@
 """A run that was stopped and resumed ends as if it had never stopped."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,12 +61,14 @@ class SeedHook(Hook):
         if by_iteration:
             # Begun anew: the first one fetched ahead, unseeded.
             seed_all(runner.seed, 0, runner.rank)
-            loop.dataloader_iterator = SeededIterator(
+            loop.dataloader_iterator = seeded(
                 type(loop.dataloader_iterator)(loader),
                 runner.seed,
                 runner.rank,
             )
-        _restore(runner, self.__dict__.pop('_pending', {}))
+        params = dict(runner.model.named_parameters())
+        for name, grad in self.__dict__.pop('_pending', {}).items():
+            params[name].grad = grad.to(params[name].device)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seeds all generators for this epoch."""
@@ -93,24 +95,15 @@ class SeedHook(Hook):
             self._pending = checkpoint.get(_PENDING, {})
 
 
-class SeededIterator:
-    """An iterator that seeds all generators before each item.
+def seeded(items: Iterator, seed: int, rank: int) -> Iterator:
+    """Yields endless items, with all generators seeded before each.
 
     Resuming by iteration skips the items that were seen; counted here, every
     item is fetched in the same random state in both runs.
     """
-
-    def __init__(self, items: Iterator, seed: int, rank: int) -> None:
-        self._items, self._seed, self._rank = items, seed, rank
-        self._count = 0
-
-    def __iter__(self) -> 'SeededIterator':
-        return self
-
-    def __next__(self) -> Any:
-        seed_all(self._seed, self._count, self._rank)
-        self._count += 1
-        return next(self._items)
+    for count in itertools.count():
+        seed_all(seed, count, rank)
+        yield next(items)
 
 
 def seed_all(seed: int, step: int, rank: int = 0) -> None:
@@ -161,9 +154,3 @@ def _seed_workers(loader: DataLoader) -> None:
     )
     if chosen is None or stock:
         loader.worker_init_fn = seed_worker
-
-
-def _restore(runner: Runner, gradients: dict[str, torch.Tensor]) -> None:
-    params = dict(runner.model.named_parameters())
-    for name, grad in gradients.items():
-        params[name].grad = grad.to(params[name].device)

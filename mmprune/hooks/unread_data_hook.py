@@ -1,7 +1,6 @@
 """A training by iterations that goes on from the count of another."""
 
-from collections.abc import Iterator
-from typing import Any
+from itertools import chain, repeat
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -29,24 +28,8 @@ class UnreadDataHook(Hook):
         self.iterations = iterations
 
     def before_train(self, runner: Runner) -> None:
-        """Replaces the iterator over the data."""
+        """Puts empty items before the data."""
         loop = runner.train_loop
-        loop.dataloader_iterator = LateIterator(
-            loop.dataloader_iterator, self.iterations
+        loop.dataloader_iterator = chain(
+            repeat(None, self.iterations), loop.dataloader_iterator
         )
-
-
-class LateIterator:
-    """An iterator whose first items are ``None`` and cost nothing."""
-
-    def __init__(self, items: Iterator, skipped: int) -> None:
-        self._items, self._skipped = items, skipped
-
-    def __iter__(self) -> 'LateIterator':
-        return self
-
-    def __next__(self) -> Any:
-        if self._skipped > 0:
-            self._skipped -= 1
-            return None
-        return next(self._items)

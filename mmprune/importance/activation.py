@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..checks import check_choice
 from ..groups import PruneGroup, unit_sums
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
@@ -26,8 +27,7 @@ class Activation:
     needs: ClassVar[set[str]] = {'activation'}
 
     def __post_init__(self) -> None:
-        if self.p not in (1, 2):
-            raise ValueError(f'p must be 1 or 2, found {self.p}')
+        check_choice('p', self.p, (1, 2))
 
     def __call__(self, group: PruneGroup, stats: Statistics) -> Tensor | None:
         """Returns ``[group.size]``, or ``None`` if no layer was seen."""

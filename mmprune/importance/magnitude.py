@@ -6,13 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..groups import (
-    PruneGroup,
-    Slice,
-    matrices,
-    unit_elements,
-    unit_sums,
-)
+from ..groups import PruneGroup, Slice, matrices, unit_elements, unit_sums
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
 

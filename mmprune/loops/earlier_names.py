@@ -1,47 +1,53 @@
 """Configs and checkpoints that were written with earlier names."""
 
 import copy
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import check_whole
 from ..masks import pack_masks
 
-_SCHEDULES = {
-    'geometric': dict(type='mmprune.ExponentialSchedule'),
-    'constant': dict(type='mmprune.OneShot'),
-    'per_round': dict(type='mmprune.CompoundSchedule'),
-    'linear': dict(type='mmprune.LinearSchedule'),
-    'cubic': dict(type='mmprune.CubicSchedule'),
+# What the words of an option mean, for those that take words.
+_WORDS: dict[str, dict] = {
+    'vit_prune_target': {
+        'head': ('head',),
+        'mlp': ('neuron',),
+        'both': ('head', 'neuron'),
+    },
+    'criteria': {
+        'magnitude': dict(type='mmprune.Magnitude', p=1, reduce='sum'),
+        'l2': dict(type='mmprune.Magnitude', p=2, reduce='sum'),
+        'act_l1': dict(type='mmprune.Activation', p=1),
+        'act_l2': dict(type='mmprune.Activation', p=2),
+        'saliency': dict(type='mmprune.Saliency'),
+        'remain': dict(type='mmprune.Remain'),
+    },
+    'normalize': {None: None, 'mean': 'mean', 'l2-layer': 'norm'},
+    'sorting_mode': {'global': 'global', 'layer-wise': 'layer'},
+    'unit_counts': dict(schedule=False, elements=True),
+    'rate_schedule': {
+        'geometric': dict(type='mmprune.ExponentialSchedule'),
+        'constant': dict(type='mmprune.OneShot'),
+        'per_round': dict(type='mmprune.CompoundSchedule'),
+        'linear': dict(type='mmprune.LinearSchedule'),
+        'cubic': dict(type='mmprune.CubicSchedule'),
+    },
+    'struct': dict(refill=False, rsst=True),
+    'RST_schedule': {
+        'x': dict(shape='power', exponent=1),
+        'x^2': dict(shape='power', exponent=2),
+        'x^3': dict(shape='power', exponent=3),
+        'exp': dict(shape='exponential', exponent=1),
+        'exp_custom': dict(shape='exponential', exponent=1),
+        'exp_custom_exponents': dict(shape='exponential'),
+    },
+    'reg_scope': dict(state='round', epoch='epoch'),
+    'prune_type': dict(lt=False, rewind_lt=True, pt=False),
 }
-_PENALTIES = {
-    'x': dict(shape='power', exponent=1),
-    'x^2': dict(shape='power', exponent=2),
-    'x^3': dict(shape='power', exponent=3),
-    'exp': dict(shape='exponential', exponent=1),
-    'exp_custom': dict(shape='exponential', exponent=1),
-    'exp_custom_exponents': dict(shape='exponential'),
-}
-_CRITERIA = {
-    'magnitude': dict(type='mmprune.Magnitude', p=1, reduce='sum'),
-    'l2': dict(type='mmprune.Magnitude', p=2, reduce='sum'),
-    'act_l1': dict(type='mmprune.Activation', p=1),
-    'act_l2': dict(type='mmprune.Activation', p=2),
-    'saliency': dict(type='mmprune.Saliency'),
-    'remain': dict(type='mmprune.Remain'),
-}
-_SIDED = ('magnitude', 'l2', 'saliency', 'remain')
-_TARGETS = {
-    'head': ('head',),
-    'mlp': ('neuron',),
-    'both': ('head', 'neuron'),
-}
-_NORMALIZE = {None: None, 'mean': 'mean', 'l2-layer': 'norm'}
-_SCOPES = {'global': 'global', 'layer-wise': 'layer'}
-# Earlier name -> where it is now, in the order in which they take effect.
+# Earlier name -> where it is now.
 NAMES = {
     'pruning_times': 'rounds',
     'vit_structured': 'pruner.type',
@@ -75,9 +81,6 @@ def renamed(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     they name. Without a ``pruner`` they mean heads and neurons by the sum of
     their writing weights, as they did.
 
-    Args:
-        options: Of the loop.
-
     Raises:
         ValueError: If an earlier option has a value that never was, or has
             no effect beside another.
@@ -86,141 +89,115 @@ def renamed(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     new = copy.deepcopy({k: v for k, v in options.items() if k not in NAMES})
     if not given:
         return new, []
+    if given.get('vit_structured') is False:
+        _check_weights_alone(given)
     if 'pruner' not in new:
         new['pruner'] = _first_pruner()
         if given.get('mlp_prune_ratio') is None and 'rate' in given:
             given['mlp_prune_ratio'] = given['rate']
+    given = {name: _meaning(name, value) for name, value in given.items()}
     if given.get('vit_structured') is False:
-        _check_weights_alone(given)
-    for name in NAMES:
+        new['pruner'] = dict(type='mmprune.WeightPruner', sparsity=0.7)
+    if isinstance(options.get('criteria'), Mapping):
+        # Its own config fits any pruner, the words were those of units.
+        new['pruner']['importance'] = given.pop('criteria')
+    _change_pruner(new['pruner'], given)
+    _change_decay(new, given)
+    for name in ('pruning_times', 'rate_schedule', 'allow_regrowth'):
         if name in given:
-            _TRANSLATIONS[name](new, given[name])
+            new[NAMES[name]] = given[name]
+    if 'prune_type' in given:
+        _check_rewind(given['prune_type'], new, options['prune_type'])
+        new['require_pretrained'] = options['prune_type'] == 'pt'
     notes = [
         f'{name} is now {NAMES[name]}' for name in options if name in NAMES
     ]
     return new, notes
 
 
+def _meaning(name: str, value: Any) -> Any:
+    """The present value of an earlier option."""
+    if name == 'criteria' and isinstance(value, Mapping):
+        return dict(value)
+    if name in _WORDS:
+        words = _WORDS[name]
+        if value not in words:
+            raise ValueError(
+                f'{name} must be one of {", ".join(map(str, words))}, found '
+                f'{value!r}'
+            )
+        meaning = copy.deepcopy(words[value])
+        if name == 'criteria' and 'Activation' not in meaning['type']:
+            meaning['sides'] = 'producers'
+        return meaning
+    if name.startswith('min_'):
+        check_whole(name, value, 1)
+    return bool(value) if name == 'allow_regrowth' else value
+
+
 def _first_pruner() -> dict[str, Any]:
     return dict(
         type='mmprune.StructuredPruner',
         sparsity=dict(head=0.7, neuron=0.7),
-        importance=dict(_CRITERIA['magnitude'], sides='producers'),
+        importance=_meaning('criteria', 'magnitude'),
         min_keep=dict(head=1, neuron=1),
         normalize=None,
     )
 
 
-def _structured(new: dict, value: bool) -> None:
-    if not value:
-        new['pruner'] = dict(type='mmprune.WeightPruner', sparsity=0.7)
-
-
-def _targets(new: dict, value: str) -> None:
-    kinds = _choice('vit_prune_target', value, _TARGETS)
-    sparsity = new['pruner']['sparsity']
-    if _of_units(new):
+def _change_pruner(pruner: dict[str, Any], given: Mapping[str, Any]) -> None:
+    if 'sorting_mode' in given:
+        pruner['scope'] = given['sorting_mode']
+    if given.get('unit_counts'):
+        pruner['scope'] = 'weights'
+    if not pruner['type'].endswith('StructuredPruner'):
+        if given.get('rate') is not None:
+            pruner['sparsity'] = given['rate']
+        return
+    if given.get('sorting_mode') == 'layer':
+        # A small layer kept its least, whatever the ratio.
+        pruner['strict'] = False
+    ratios = dict(head=given.get('rate'), neuron=given.get('mlp_prune_ratio'))
+    ratios = {k: v for k, v in ratios.items() if v is not None}
+    sparsity = pruner['sparsity']
+    if 'vit_prune_target' in given or ratios:
         if not isinstance(sparsity, Mapping):
             sparsity = dict.fromkeys(('head', 'neuron'), sparsity)
-        new['pruner']['sparsity'] = {k: sparsity.get(k, 0.7) for k in kinds}
+        kinds = given.get('vit_prune_target', tuple(sparsity))
+        pruner['sparsity'] = {
+            k: ratios.get(k, sparsity.get(k, 0.7)) for k in kinds
+        }
+    if 'criteria' in given:
+        pruner['importance'] = given['criteria']
+    importance = pruner.get('importance', {})
+    if 'include_out' in given and 'sides' in importance:
+        importance['sides'] = 'both' if given['include_out'] else 'producers'
+    for name in ('normalize', 'fillback_rate'):
+        if name in given:
+            pruner[NAMES[name].removeprefix('pruner.')] = given[name]
+    for kind in ('head', 'neuron'):
+        if f'min_{kind}s_per_layer' in given:
+            least = pruner.get('min_keep', {})
+            least = dict(least) if isinstance(least, Mapping) else {}
+            least[kind] = given[f'min_{kind}s_per_layer']
+            pruner['min_keep'] = least
 
 
-def _ratio(kind: str, new: dict, value: float | None) -> None:
-    sparsity = new['pruner']['sparsity']
-    if value is None:
+def _change_decay(new: dict[str, Any], given: Mapping[str, Any]) -> None:
+    if 'struct' in given:
+        before = new.get('decay') or dict(strength=1.0, exponent=4)
+        new['decay'] = before if given['struct'] else None
+    decay = new.get('decay')
+    if decay is None:
         return
-    if not _of_units(new):
-        if kind == 'head':
-            new['pruner']['sparsity'] = value
-        return
-    if not isinstance(sparsity, Mapping):
-        sparsity = dict.fromkeys(('head', 'neuron'), sparsity)
-        new['pruner']['sparsity'] = sparsity
-    if kind in sparsity:
-        sparsity[kind] = value
+    for name, place in NAMES.items():
+        if name in given and name == 'RST_schedule':
+            decay |= given[name]
+        elif name in given and place.startswith('decay.'):
+            decay[place.removeprefix('decay.')] = given[name]
 
 
-def _criterion(new: dict, value: str | Mapping) -> None:
-    if isinstance(value, Mapping):
-        new['pruner']['importance'] = dict(value)
-        return
-    criterion = dict(_choice('criteria', value, _CRITERIA))
-    if value in _SIDED:
-        criterion['sides'] = 'producers'
-    if new['pruner']['type'].endswith('StructuredPruner'):
-        new['pruner']['importance'] = criterion
-
-
-def _sides(new: dict, value: bool) -> None:
-    importance = new['pruner'].get('importance', {})
-    if 'sides' in importance:
-        importance['sides'] = 'both' if value else 'producers'
-
-
-def _scope(new: dict, value: str) -> None:
-    new['pruner']['scope'] = _choice('sorting_mode', value, _SCOPES)
-    if value == 'layer-wise' and _of_units(new):
-        # A small layer kept its least, whatever the ratio.
-        new['pruner']['strict'] = False
-
-
-def _counts(new: dict, value: str) -> None:
-    if _choice('unit_counts', value, dict(schedule=False, elements=True)):
-        new['pruner']['scope'] = 'weights'
-
-
-def _of_units(new: dict) -> bool:
-    return new['pruner']['type'].endswith('StructuredPruner')
-
-
-def _in_pruner(key: str, choices: Mapping | None = None):
-    def translate(new: dict, value: Any) -> None:
-        if choices is not None:
-            value = _choice(key, value, choices)
-        if _of_units(new):
-            new['pruner'][key] = value
-
-    return translate
-
-
-def _least(kind: str, new: dict, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f'min_{kind}s_per_layer must be a whole number of at least 1, '
-            f'found {value!r}'
-        )
-    if _of_units(new):
-        least = new['pruner'].get('min_keep', {})
-        least = dict(least) if isinstance(least, Mapping) else {}
-        new['pruner']['min_keep'] = {**least, kind: value}
-
-
-def _struct(new: dict, value: str) -> None:
-    decays = _choice('struct', value, dict(refill=False, rsst=True))
-    before = new.get('decay') or dict(strength=1.0, exponent=4)
-    new['decay'] = before if decays else None
-
-
-def _in_decay(key: str, choices: Mapping | None = None):
-    def translate(new: dict, value: Any) -> None:
-        if choices is not None:
-            value = _choice(key, value, choices)
-        if new.get('decay') is not None:
-            new['decay'][key] = value
-
-    return translate
-
-
-def _penalty(new: dict, value: str) -> None:
-    shape = _choice('RST_schedule', value, _PENALTIES)
-    if new.get('decay') is not None:
-        new['decay'] |= shape
-
-
-def _rewind(new: dict, value: str) -> None:
-    late = _choice(
-        'prune_type', value, dict(lt=False, rewind_lt=True, pt=False)
-    )
+def _check_rewind(late: bool, new: Mapping[str, Any], value: str) -> None:
     epoch = new.get('rewind_epoch', 0)
     if bool(epoch) != late:
         raise ValueError(
@@ -228,35 +205,6 @@ def _rewind(new: dict, value: str) -> None:
             f'0, and only that does; found prune_type={value!r} and '
             f'rewind_epoch={epoch}'
         )
-    new['require_pretrained'] = value == 'pt'
-
-
-_TRANSLATIONS: dict[str, Callable[[dict, Any], None]] = {
-    'pruning_times': lambda new, value: new.update(rounds=value),
-    'vit_structured': _structured,
-    'vit_prune_target': _targets,
-    'rate': partial(_ratio, 'head'),
-    'mlp_prune_ratio': partial(_ratio, 'neuron'),
-    'criteria': _criterion,
-    'include_out': _sides,
-    'normalize': _in_pruner('normalize', _NORMALIZE),
-    'sorting_mode': _scope,
-    'unit_counts': _counts,
-    'fillback_rate': _in_pruner('fill_back'),
-    'min_heads_per_layer': partial(_least, 'head'),
-    'min_neurons_per_layer': partial(_least, 'neuron'),
-    'rate_schedule': lambda new, value: new.update(
-        schedule=dict(_choice('rate_schedule', value, _SCHEDULES))
-    ),
-    'struct': _struct,
-    'reg_granularity_prune': _in_decay('strength'),
-    'exponents': _in_decay('exponent'),
-    'RST_schedule': _penalty,
-    'reg_scope': _in_decay('per', dict(state='round', epoch='epoch')),
-    'penalty_mode': _in_decay('mode'),
-    'allow_regrowth': lambda new, value: new.update(regrow=bool(value)),
-    'prune_type': _rewind,
-}
 
 
 def _check_weights_alone(given: dict[str, Any]) -> None:
@@ -281,24 +229,10 @@ def _check_weights_alone(given: dict[str, Any]) -> None:
         )
 
 
-def _choice(name: str, value: Any, choices: Mapping) -> Any:
-    if value not in choices:
-        raise ValueError(
-            f'{name} must be one of {", ".join(map(str, choices))}, found '
-            f'{value!r}'
-        )
-    return choices[value]
-
-
 def renamed_state(
     state: Mapping[str, Any], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Any]:
-    """Returns the loop's part of a checkpoint under present names.
-
-    Args:
-        state: Of a checkpoint, earlier or present.
-        shapes: Name of each group or tensor -> shape of its mask.
-    """
+    """Returns the loop's part of a checkpoint under present names."""
     if 'growth' in state:
         return dict(state)
     options, _ = renamed(state['options'])

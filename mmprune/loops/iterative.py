@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import barrier
-from mmengine.hooks import DistSamplerSeedHook, EMAHook
+from mmengine.hooks import DistSamplerSeedHook
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from ..masks import Region, clear, norm
 from ..registry import LOOPS
 from ..sparsifying.growth import Growth
 from ..sparsifying.runner_parts import (
+    averaged_models,
     averages_of,
     groups_of,
     masking_of,
@@ -21,10 +22,9 @@ from ..sparsifying.runner_parts import (
 )
 from ..statistics import Statistics
 from .earlier_names import renamed, renamed_state
-from .fresh_start import FreshStart, end_schedulers_with_the_round
 from .results import Results, count_text
 from .rewind_file import RewindFile
-from .round_hook import RoundHook
+from .round_hook import RoundHook, end_schedulers_with_the_round
 from .rounds import Rounds
 
 
@@ -95,7 +95,6 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         self.finished_rounds = 0
         self.rewind_file = RewindFile(runner, init)
         self.results = Results(runner, self.plan)
-        self.fresh_start = FreshStart()
         self._decaying: list[Region] = []
         self._decaying_norm = 0.0
         self._pull = 0.0
@@ -103,7 +102,8 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         end_schedulers_with_the_round(
             runner, self.plan.epochs, self.iters_per_round
         )
-        runner.register_hook(RoundHook(self), priority='ABOVE_NORMAL')
+        self._hook = RoundHook(self)
+        runner.register_hook(self._hook, priority='ABOVE_NORMAL')
         runner.register_hook(
             dict(type='mmprune.ExportHook', latency_runs=latency_runs)
         )
@@ -191,9 +191,7 @@ class IterativePruningLoop(EpochBasedTrainLoop):
     def _start(self) -> None:
         """Brings a fresh run to its rewind point, a resumed one to its own."""
         if self._resumed is None:
-            self.rewind_file.begin(
-                self.model, self.averages(), self.plan.require_pretrained
-            )
+            self.rewind_file.begin(self.model, self.plan.require_pretrained)
         elif self._resumed['rewind_checksum']:
             self.rewind_file.load(self._resumed['rewind_checksum'])
         self._arm()
@@ -216,26 +214,13 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         # Of single weights the gradient is masked too, or it would count
         # when gradients are clipped; of units with zeros on both sides what
         # reads them is enough.
-        self.masking.hold(
-            lambda model: growth.regions(
-                model, growth.pruned, consumers_only=True
-            ),
-            gradients=not growth.of_units,
-        )
+        self.masking.hold(growth.readers, gradients=not growth.of_units)
         self._decaying = growth.regions(self.model, growth.decaying)
         self._decaying_norm = norm(self._decaying)
 
     def _clear(self, chosen: dict[str, Tensor]) -> None:
         for module in (self.model, *averages_of(self.runner)):
             clear(self.growth.regions(module, chosen))
-
-    def averages(self) -> list:
-        """Returns the averaged models of EMA hooks, with their counters."""
-        return [
-            hook.ema_model
-            for hook in self.runner.hooks
-            if isinstance(hook, EMAHook)
-        ]
 
     def _finish_round(self) -> None:
         """Evaluates the round, chooses what is pruned next and rewinds."""
@@ -268,11 +253,11 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         self.growth.advance(sparsity, self._calibrate(sparsity), restart)
         if self.plan.rewind:
             self.rewind_file.point.restore(self.model)
-        for average in self.averages():
+        for average in averaged_models(self.runner):
             average.module.load_state_dict(self.model.state_dict())
             average.steps.zero_()
         self._arm()
-        self.fresh_start.restore(self.runner)
+        self._hook.restart(self.runner)
         self.runner.optim_wrapper.initialize_count_status(
             self.runner.model, 0, self.iters_per_round
         )

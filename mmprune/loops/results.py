@@ -1,6 +1,5 @@
 """The results of an iterative pruning: rounds.json and the log."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,12 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from ..atomic_file import write_whole
+from ..atomic_file import save_json
 from .rounds import Rounds
 
 
 class Results:
     """One entry per finished round; written after each as ``rounds.json``.
-
-    Args:
-        runner: Gives work directory, log and visualizer.
-        plan: What happens in which round.
 
     Attributes:
         rounds: The entries so far.
@@ -43,11 +38,7 @@ class Results:
     ) -> None:
         """Adds a round and logs it.
 
-        Args:
-            number: Of the round, from 0.
-            rows: What is pruned of each group.
-            metrics: Of its validation.
-            residual: Norm of what decayed by its norm when that began.
+        ``residual`` is the norm of what decayed by its norm at the start.
         """
         asked = self.plan.sparsity(number)
         kinds = sorted({row['granularity'] for row in rows})
@@ -96,10 +87,7 @@ class Results:
                 rounds=self.rounds,
                 **self.final,
             )
-            write_whole(
-                Path(self.runner.work_dir) / 'rounds.json',
-                json.dumps(data, indent=1).encode(),
-            )
+            save_json(data, Path(self.runner.work_dir) / 'rounds.json')
 
 
 def count_text(rows: list[dict]) -> str:

@@ -1,14 +1,13 @@
 """The rewind point of a run and the file that keeps it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dist import barrier, is_main_process
-from mmengine.model import BaseAveragedModel
 from mmengine.runner import Runner
 from torch import nn
 
 from ..sparsifying.rewind import RewindPoint
+from ..sparsifying.runner_parts import averages_of
 
 
 class RewindFile:
@@ -40,18 +39,8 @@ class RewindFile:
         """Of the point; empty as long as there is none."""
         return self.point.checksum if self.point else ''
 
-    def begin(
-        self,
-        model: nn.Module,
-        averages: Sequence[BaseAveragedModel],
-        insist: bool,
-    ) -> None:
-        """Brings a fresh run to the weights of the user's file.
-
-        Args:
-            model: The model.
-            averages: Averaged copies, which begin there too.
-            insist: Whether the weights must be pretrained ones.
+    def begin(self, model: nn.Module, insist: bool) -> None:
+        """Brings a fresh run, and its averages, to the user's weights.
 
         Raises:
             ValueError: If the file does not fit, or nothing is pretrained.
@@ -61,8 +50,8 @@ class RewindFile:
             point = RewindPoint.load(self.given)
             point.check_fits(model, self.given)
             point.restore(model)
-            for average in averages:
-                average.module.load_state_dict(point.weights)
+            for average in averages_of(self.runner):
+                average.load_state_dict(point.weights)
             pretrained = True
             self.runner.logger.info(f'first weights read from {self.given}')
         elif self.runner._load_from is not None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from ..checks import check_whole
 from ..registry import TASK_UTILS
 from ..schedule import Schedule, build_schedules, sparsity_at
 from ..sparsifying.penalty import DecayPenalty
@@ -55,12 +56,7 @@ class Rounds:
 
     def __post_init__(self) -> None:
         for name in ('rounds', 'epochs'):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f'{name} must be a whole number of at least 1, found '
-                    f'{value!r}'
-                )
+            check_whole(name, getattr(self, name), 1)
         if not 0 <= self.rewind_epoch <= self.epochs:
             raise ValueError(
                 'rewind_epoch is an epoch of round 0, which has '

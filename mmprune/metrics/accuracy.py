@@ -29,13 +29,8 @@ class Accuracy(BaseMetric):
         self.topk = tuple(topk)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keeps the rank of the right class of each prediction.
-
-        Args:
-            data_batch: Not used.
-            data_samples: Predictions with ``pred_scores`` ``[classes]`` and
-                ``gt_label``.
-        """
+        """Keeps the rank of the right class (``gt_label``) of each prediction
+        (``pred_scores``, ``[classes]``)."""
         for sample in data_samples:
             scores, label = sample['pred_scores'], int(sample['gt_label'])
             # Of equal scores the first is the prediction; NaN is never right.

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import load_checkpoint_file
+from ..checks import check_choice
 from ..groups import named_tensors
 from ..pruners.verify import tensors_of
 from ..registry import MODELS
@@ -50,11 +52,7 @@ class Term:
     dim: int = -1
 
     def __post_init__(self) -> None:
-        if self.loss not in _LOSSES:
-            raise ValueError(
-                f'a distillation loss is one of {", ".join(_LOSSES)}, found '
-                f'{self.loss!r}'
-            )
+        check_choice('loss of a distillation', self.loss, _LOSSES)
         if self.weight <= 0 or self.temperature <= 0:
             raise ValueError(
                 'weight and temperature of a distillation must be positive, '
@@ -73,13 +71,9 @@ class Term:
             KeyError: If the output lacks a key.
         """
         if self.keys:
-            missing = [
-                key
-                for key in self.keys
-                if not isinstance(output, Mapping) or key not in output
-            ]
+            has = list(output) if isinstance(output, Mapping) else []
+            missing = [key for key in self.keys if key not in has]
             if missing:
-                has = list(output) if isinstance(output, Mapping) else []
                 raise KeyError(
                     f'{self.source or "the model"} returns no {missing[0]!r} '
                     f'to distil; it has {has}'
@@ -266,22 +260,14 @@ def build_distilled_model(
 
 @contextmanager
 def captured(model: nn.Module, paths: Sequence[str]) -> Iterator[dict]:
-    """Yields a dict that receives the last output of each module.
-
-    Args:
-        model: The model.
-        paths: Paths of modules in it.
-    """
+    """Yields a dict that receives the last output of each module."""
     found: dict[str, Any] = {}
 
-    def keep(path: str) -> Any:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            found[path] = output
-
-        return hook
+    def keep(path: str, module: nn.Module, args: tuple, output: Any) -> None:
+        found[path] = output
 
     handles = [
-        model.get_submodule(path).register_forward_hook(keep(path))
+        model.get_submodule(path).register_forward_hook(partial(keep, path))
         for path in paths
     ]
     try:

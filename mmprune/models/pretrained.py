@@ -8,6 +8,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..checkpoints.loading import weights_of
 from ..checkpoints.reading import load_checkpoint_file
 
 
@@ -152,17 +153,9 @@ def _from_file(path: str) -> dict[str, Tensor]:
         if isinstance(found.get(key), Mapping):
             found = found[key]
             break
-    weights = {
-        k.removeprefix('module.'): v
-        for k, v in found.items()
-        if isinstance(v, Tensor)
-    }
-    if not weights:
-        raise ValueError(
-            f'{path} holds no weights: under `state_dict` or `model` names '
-            f'with tensors are expected, the file has {sorted(found)[:5]}'
-        )
-    return weights
+    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)}
+    weights = weights_of(tensors or found, path)
+    return {k.removeprefix('module.'): v for k, v in weights.items()}
 
 
 def _from_timm(name: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from ..checks import check_choice
 from ..registry import MODELS
 from .pretrained import load_pretrained
 
@@ -90,18 +91,12 @@ class Classifier(BaseModel):
     ) -> Tensor | dict[str, Tensor] | list[BaseDataElement]:
         """Returns class scores, the loss, or predictions.
 
-        Args:
-            inputs: Images ``[B, C, H, W]``.
-            data_samples: Labels ``[B]``.
-            mode: ``tensor``, ``loss`` or ``predict``.
+        Inputs are images ``[B, C, H, W]``, data samples labels ``[B]``.
 
         Raises:
             ValueError: If the mode is another, or labels are missing.
         """
-        if mode not in ('tensor', 'loss', 'predict'):
-            raise ValueError(
-                f'mode must be tensor, loss or predict, found {mode!r}'
-            )
+        check_choice('mode', mode, ('tensor', 'loss', 'predict'))
         logits = self.network.forward(self, inputs)
         if mode == 'tensor':
             return logits

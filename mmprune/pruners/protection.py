@@ -83,10 +83,6 @@ def keep_other_kinds(
 ) -> list[PruneGroup]:
     """Returns the groups; those of a kind without a sparsity stay dense.
 
-    Args:
-        groups: All groups of the model.
-        sparsity: Granularity -> sparsity.
-
     Raises:
         ValueError: If a granularity that is named has no open group.
     """

@@ -17,12 +17,7 @@ from ..allocation import (
     removal_order,
     remove_lowest,
 )
-from ..calibration import (
-    LossFn,
-    calibrate,
-    filled_units,
-    surviving_weights,
-)
+from ..calibration import LossFn, calibrate, filled_units, surviving_weights
 from ..checks import check_choice, check_sparsity
 from ..cost_table import CostTable, kept_cost
 from ..groups import PruneGroup
@@ -149,8 +144,14 @@ class StructuredPruner:
             groups=pruned,
             keep={g.name: keep[g.name] for g in pruned},
             provenance={
-                **self.describe(stats),
-                'unscored': self.unscored(open_groups, scores),
+                **self._options(),
+                'calibration_batches': stats.num_batches,
+                'unscored': {
+                    g.name: f'{type(self.importance).__name__} has no score '
+                    'for it'
+                    for g in open_groups
+                    if g.name not in scores
+                },
             },
         )
 
@@ -159,7 +160,7 @@ class StructuredPruner:
         model: nn.Module,
         pruned: Mapping[str, Tensor],
         stats: Statistics,
-        groups: Sequence[PruneGroup] = (),
+        groups: Sequence[PruneGroup],
         restart: Statistics | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns what is pruned after one more event, and how it came.
@@ -171,20 +172,11 @@ class StructuredPruner:
             groups: Its groups.
             restart: As in :meth:`__call__`.
         """
-        keep = {
-            g.name: (~pruned[g.name]).nonzero().flatten().tolist()
-            for g in groups
-        }
-        before = PruningPlan(tuple(groups), keep)
+        before = PruningPlan.of_masks(groups, pruned)
         plan = self(model, groups, stats=stats, before=before, restart=restart)
-        chosen = {name: torch.zeros_like(m) for name, m in pruned.items()}
-        for group in plan.groups:
-            chosen[group.name][plan.removed(group)] = True
-        return chosen, dict(plan.provenance)
+        return plan.masks(groups), dict(plan.provenance)
 
-    def check(
-        self, model: nn.Module, groups: Sequence[PruneGroup] = ()
-    ) -> None:
+    def check(self, model: nn.Module, groups: Sequence[PruneGroup]) -> None:
         """Raises ``ValueError`` if the sparsity cannot be reached."""
         pruner = self
         if self.importance.needs:
@@ -213,15 +205,19 @@ class StructuredPruner:
     def calibrate(
         self,
         model: nn.Module,
-        groups: Sequence[PruneGroup] = (),
+        groups: Sequence[PruneGroup],
         batches: Iterable[Any] = (),
         loss_fn: LossFn | None = None,
     ) -> Statistics:
         """Returns the statistics that the criterion needs."""
         sparsity = self.sparsity_of(groups[0].granularity) if groups else 0.0
-        needs = self.importance.needs
         return calibrate(
-            model, groups, needs, batches, loss_fn, sparsity=sparsity
+            model,
+            groups,
+            self.importance.needs,
+            batches,
+            loss_fn,
+            sparsity=sparsity,
         )
 
     def score(
@@ -251,28 +247,15 @@ class StructuredPruner:
         size = score.mean() if self.normalize == 'mean' else score.norm()
         return score / size.clamp_min(1e-30)
 
-    def unscored(
-        self, groups: list[PruneGroup], scores: dict[str, Tensor]
-    ) -> dict[str, str]:
-        """Returns why open groups stay dense: the criterion has no score."""
-        why = f'{type(self.importance).__name__} has no score for it'
-        return {g.name: why for g in groups if g.name not in scores}
-
-    def describe(self, stats: Statistics) -> dict:
-        """Returns the options as plain data, for people to read."""
-        options = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-        }
+    def _options(self) -> dict:
+        """The options as plain data, for people to read."""
         plain = {
             name: dict(value) if isinstance(value, Mapping) else value
-            for name, value in options.items()
+            for name, value in vars(self).items()
         }
-        return {
-            **plain,
-            'protect': list(self.protect),
-            'importance': repr(self.importance),
-            'calibration_batches': stats.num_batches,
-        }
+        plain['protect'] = list(self.protect)
+        plain['importance'] = repr(self.importance)
+        return plain
 
     def _kinds(
         self, groups: list[PruneGroup]

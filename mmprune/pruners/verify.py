@@ -56,6 +56,16 @@ def masked_difference(
     return max(relative_difference(a, b) for a, b in pairs)
 
 
+def refuse_difference(difference: float) -> None:
+    """Raises ``ValueError`` if masked and pruned outputs are not the same."""
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            'the pruned model computes something else than the masked one '
+            f'(outputs differ by {difference:.1e} of their scale) and was '
+            'not written; protect parts of it, and report this, please'
+        )
+
+
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Switches TF32 off, whose 10 bits of precision would hide a fault."""

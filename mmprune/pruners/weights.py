@@ -15,7 +15,6 @@ from ..allocation import (
 )
 from ..calibration import LossFn, calibrate
 from ..checks import check_choice, check_sparsity, parse_pattern
-from ..groups import PruneGroup
 from ..importance.magnitude import Magnitude
 from ..masks import clear, weight_regions
 from ..plan import PruningPlan
@@ -99,7 +98,7 @@ class WeightPruner:
             ValueError: If no weight is left to prune.
         """
         if stats is None:
-            stats = self.calibrate(model, (), batches, loss_fn)
+            stats = self.calibrate(model, batches, loss_fn)
         masks = self.masks(model, stats=stats)
         clear(weight_regions(model, masks))
         return self.plan(masks, stats.num_batches)
@@ -132,18 +131,8 @@ class WeightPruner:
         model: nn.Module,
         pruned: Mapping[str, Tensor],
         stats: Statistics,
-        groups: Sequence[PruneGroup] = (),
-        restart: Statistics | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns what is pruned after one more event, and how it came.
-
-        Args:
-            model: The model in training.
-            pruned: Tensor name -> what is pruned so far, in its shape.
-            stats: What the criterion reads.
-            groups: Not used.
-            restart: Not used: single weights never come back.
-        """
+        """Returns what is pruned after one more event, and how it came."""
         before = {name: ~mask for name, mask in pruned.items()}
         masks = self.masks(model, before, list(pruned), stats)
         chosen = {
@@ -152,16 +141,13 @@ class WeightPruner:
         }
         return chosen, self.plan(()).provenance
 
-    def check(
-        self, model: nn.Module, groups: Sequence[PruneGroup] = ()
-    ) -> None:
+    def check(self, model: nn.Module) -> None:
         """Raises ``ValueError`` if no weight is left to prune."""
         self._weights(model)
 
     def calibrate(
         self,
         model: nn.Module,
-        groups: Sequence[PruneGroup] = (),
         batches: Iterable[Any] = (),
         loss_fn: LossFn | None = None,
     ) -> Statistics:
@@ -242,22 +228,17 @@ class WeightPruner:
     ) -> dict[str, Tensor]:
         if self.pattern is None and self.scope == 'global':
             removed = lowest_overall(scores, self.sparsity)
-            return {name: ~mask for name, mask in removed.items()}
-        masks = {}
-        for name, score in scores.items():
-            if self.pattern is None and self.scope == 'layer':
-                masks |= {
-                    n: ~m
-                    for n, m in lowest_overall(
-                        {name: score}, self.sparsity
-                    ).items()
-                }
-            else:
-                masks[name] = ~self._lowest(score, _input_dim(model, name))
-        return masks
+        else:
+            removed = {
+                name: self._lowest(score, _input_dim(model, name))
+                for name, score in scores.items()
+            }
+        return {name: ~mask for name, mask in removed.items()}
 
     def _lowest(self, score: Tensor, input_dim: int) -> Tensor:
-        """What is removed per row or along the inputs, in the same shape."""
+        """What is removed of one tensor alone, in the same shape."""
+        if self.pattern is None and self.scope == 'layer':
+            return lowest_overall({'': score}, self.sparsity)['']
         if self.pattern is None:
             rows = score.movedim(1 - input_dim, 0)
             flat = rows.reshape(len(rows), -1)

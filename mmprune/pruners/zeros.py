@@ -20,10 +20,6 @@ def plan_from_zeros(
     activation behind it maps zero to zero. Of a group without any other
     unit the first stays.
 
-    Args:
-        model: The dense model with its zeros.
-        groups: What its adapters yield.
-
     Raises:
         ValueError: If no unit is zero, or a group does not fit the model.
     """

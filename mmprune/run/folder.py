@@ -12,14 +12,14 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..atomic_file import write_whole
+from ..atomic_file import save_json, write_whole
 from ..checkpoints.writing import (
     name_imports,
     pruned_model_config,
     save_pruned,
 )
 from ..plan import PruningPlan
-from .report import markdown, save_json
+from .report import markdown
 from .variants import VARIANTS
 
 _BESIDE = '.writing-'

@@ -1,15 +1,6 @@
-"""Dense against pruned, as data and as a page to read."""
+"""Dense against pruned, as a page to read."""
 
-import json
-import math
-from collections.abc import Callable
-from pathlib import Path
-
-from torch import nn
-
-from ..atomic_file import write_whole
-from ..groups import PruneGroup, named_tensors
-from ..plan import PruningPlan
+from collections.abc import Iterable, Sequence
 
 Row = dict[str, float | int | None]
 
@@ -20,87 +11,6 @@ _COLUMNS = (
     ('checkpoint_mb', 'checkpoint (MB)', 1, '.1f'),
     ('latency_ms', 'latency (ms)', 1, '.0f'),
 )
-
-
-def group_rows(plan: PruningPlan, groups: list[PruneGroup]) -> list[dict]:
-    """Returns one row per group: its units, how many stay, and why dense."""
-    unscored = plan.provenance.get('unscored', {})
-    rows = []
-    for group in groups:
-        kept = len(plan.keep.get(group.name, range(group.size)))
-        rows.append(
-            dict(
-                group=group.name,
-                granularity=group.granularity,
-                units=group.size,
-                kept=kept,
-                sparsity=1 - kept / group.size,
-                dense_because=group.dense or unscored.get(group.name, ''),
-            )
-        )
-    return rows
-
-
-def kind_rows(groups: list[dict]) -> list[dict]:
-    """Returns one row per granularity: groups, units, kept units."""
-    kinds: dict[str, dict] = {}
-    for row in groups:
-        kind = kinds.setdefault(
-            row['granularity'],
-            dict(
-                granularity=row['granularity'],
-                groups=0,
-                dense_groups=0,
-                units=0,
-                kept=0,
-            ),
-        )
-        if row['dense_because']:
-            kind['dense_groups'] += 1
-            continue
-        kind['groups'] += 1
-        kind['units'] += row['units']
-        kind['kept'] += row['kept']
-    return list(kinds.values())
-
-
-def unit_tables(
-    dense: nn.Module,
-    model: nn.Module,
-    plan: PruningPlan,
-    groups: list[PruneGroup],
-    reason: Callable[[str], str],
-) -> dict[str, list[dict]]:
-    """Returns the tables about a model that lost units, by name.
-
-    Args:
-        dense: The dense model.
-        model: The pruned model.
-        plan: What it lost.
-        groups: All groups, dense ones too.
-        reason: Returns why a tensor is not covered.
-    """
-    shapes = {n: tuple(t.shape) for n, t in named_tensors(dense).items()}
-    rows = group_rows(plan, groups)
-    return dict(
-        groups=rows,
-        kinds=kind_rows(rows),
-        uncovered=uncovered_rows(dense, groups, reason),
-        modules=module_rows(shapes, model),
-        tensors=tensor_rows(shapes, model),
-    )
-
-
-def weight_tables(
-    shapes: dict[str, tuple[int, ...]], model: nn.Module
-) -> dict[str, list[dict]]:
-    """Returns the tables about a model with zeros, by name.
-
-    Args:
-        shapes: Tensor name -> shape in the dense model.
-        model: The pruned model.
-    """
-    return dict(weights=module_rows(shapes, model))
 
 
 def variants_of(report: dict) -> dict[str, dict]:
@@ -123,96 +33,30 @@ def variants_of(report: dict) -> dict[str, dict]:
     return found
 
 
-def module_rows(
-    dense: dict[str, tuple[int, ...]], model: nn.Module
-) -> list[dict]:
-    """Returns one row per tensor that lost elements or has zeros.
-
-    Args:
-        dense: Tensor name -> shape in the dense model.
-        model: The pruned model.
-    """
-    rows = []
-    for name, tensor in named_tensors(model).items():
-        before = 1
-        for size in dense[name]:
-            before *= size
-        nonzero = int(tensor.count_nonzero()) if tensor.ndim > 1 else None
-        left = tensor.numel() if nonzero is None else nonzero
-        if left < before and tensor.ndim > 1:
-            rows.append(
-                dict(
-                    tensor=name,
-                    dense_shape=list(dense[name]),
-                    shape=list(tensor.shape),
-                    sparsity=1 - left / before,
-                )
-            )
-    return rows
-
-
-def tensor_rows(
-    dense: dict[str, tuple[int, ...]], model: nn.Module
-) -> list[dict]:
-    """Returns one row per parameter: its elements before and after.
-
-    Args:
-        dense: Tensor name -> shape in the dense model.
-        model: The pruned model; zeros of it count as left.
-    """
-    return [
-        dict(tensor=name, params=math.prod(dense[name]), left=p.numel())
-        for name, p in model.named_parameters()
-    ]
-
-
-def uncovered_rows(
-    model: nn.Module,
-    groups: list[PruneGroup],
-    reason: Callable[[str], str],
-) -> list[dict]:
-    """Returns the matrices that no group covers along their outputs.
-
-    Args:
-        model: The dense model.
-        groups: All groups, dense ones too.
-        reason: Returns why a tensor is not covered.
-    """
-    covered = {s.tensor for g in groups for s in g.producers}
-    return [
-        dict(tensor=name, params=tensor.numel(), dense_because=reason(name))
-        for name, tensor in model.named_parameters()
-        if tensor.ndim > 1 and name not in covered
-    ]
-
-
-def save_json(report: dict, path: Path) -> None:
-    """Writes the report as JSON, whole or not at all."""
-    text = json.dumps(report, indent=1, default=str) + '\n'
-    write_whole(path, text.encode())
-
-
 def summary_table(models: dict[str, Row]) -> str:
     """Returns a Markdown table: a row per model, ratios to the dense one."""
     shown = [c for c in _COLUMNS if any(r.get(c[0]) for r in models.values())]
-    lines = [
-        '| model | ' + ' | '.join(c[1] for c in shown) + ' |',
-        '|---' * (len(shown) + 1) + '|',
-    ]
     dense = models['dense']
+    rows = []
     for name, row in models.items():
-        cells = []
+        cells = [name]
         for key, _, scale, form in shown:
             value, base = row.get(key), dense.get(key)
-            if value is None:
-                cells.append('-')
-                continue
-            cell = format(value * scale, form)
-            if name != 'dense' and base:
+            cell = '-' if value is None else format(value * scale, form)
+            if value is not None and name != 'dense' and base:
                 cell += f' ({value / base:.0%})'
             cells.append(cell)
-        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+        rows.append(cells)
+    return markdown_table(['model', *(c[1] for c in shown)], rows)
+
+
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]]
+) -> str:
+    """Returns a Markdown table; cells are texts, numbers or fractions."""
+    lines = [columns, *([_cell(cell) for cell in row] for row in rows)]
+    lines = [f'| {" | ".join(line)} |' for line in lines]
+    return '\n'.join([lines[0], '|---' * len(columns) + '|', *lines[1:]])
 
 
 def markdown(report: dict) -> str:
@@ -222,50 +66,53 @@ def markdown(report: dict) -> str:
         summary_table(report['models']),
         report['notes'],
     ]
-    variants = variants_of(report)
-    for kind in ('units', 'weights'):
-        for name, tables in variants.items():
-            if tables['removes'] == kind:
-                parts += _sections(name, tables)
+    variants = variants_of(report).items()
+    # Those that lost units first.
+    for name, tables in sorted(variants, key=lambda v: v[1]['removes']):
+        parts += _sections(name, tables)
     return '\n\n'.join(p for p in parts if p) + '\n'
 
 
 def _sections(name: str, tables: dict) -> list[str]:
     """Returns the parts of the page about one variant."""
-    parts = []
-    if tables.get('kinds'):
-        columns = ('granularity', 'groups', 'dense_groups', 'units', 'kept')
-        parts.append(f'## Units removed ({name})')
-        parts.append(_table(tables['kinds'], columns))
     groups = tables.get('groups') or []
-    if groups:
-        columns = ('group', 'granularity', 'units', 'kept', 'sparsity')
-        pruned = [r for r in groups if not r['dense_because']]
-        parts += ['## Groups', _table(pruned, columns)]
-    dense = [r for r in groups if r['dense_because']]
-    uncovered = tables.get('uncovered')
-    if dense or uncovered:
-        parts.append('## Kept dense, and why')
-    if dense:
-        parts.append(_table(dense, ('group', 'units', 'dense_because')))
-    if uncovered:
-        columns = ('tensor', 'params', 'dense_because')
-        parts.append(_table(uncovered, columns))
-    if tables.get('weights'):
-        columns = ('tensor', 'dense_shape', 'sparsity')
-        parts.append(f'## Sparsity per weight ({name})')
-        parts.append(_table(tables['weights'], columns))
+    pruned = [row for row in groups if not row['dense_because']]
+    dense = [row for row in groups if row['dense_because']]
+    why = 'Kept dense, and why'
+    shown = (
+        (
+            f'Units removed ({name})',
+            tables.get('kinds'),
+            ('granularity', 'groups', 'dense_groups', 'units', 'kept'),
+        ),
+        (
+            'Groups',
+            pruned,
+            ('group', 'granularity', 'units', 'kept', 'sparsity'),
+        ),
+        (why, dense, ('group', 'units', 'dense_because')),
+        (
+            '' if dense else why,
+            tables.get('uncovered'),
+            ('tensor', 'params', 'dense_because'),
+        ),
+        (
+            f'Sparsity per weight ({name})',
+            tables.get('weights'),
+            ('tensor', 'dense_shape', 'sparsity'),
+        ),
+    )
+    parts = []
+    for title, rows, columns in shown:
+        if rows:
+            heads = [column.replace('_', ' ') for column in columns]
+            cells = [[row[column] for column in columns] for row in rows]
+            parts += [f'## {title}'] * bool(title)
+            parts.append(markdown_table(heads, cells))
     return parts
 
 
-def _table(rows: list[dict], columns: tuple[str, ...]) -> str:
-    lines = ['| ' + ' | '.join(c.replace('_', ' ') for c in columns) + ' |']
-    lines.append('|---' * len(columns) + '|')
-    for row in rows:
-        cells = (row[c] for c in columns)
-        cells = (
-            f'{c:.1%}' if isinstance(c, float) else f'{c}'.replace('|', '/')
-            for c in cells
-        )
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f'{value:.1%}'
+    return f'{value}'.replace('|', '/')

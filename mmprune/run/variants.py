@@ -24,6 +24,7 @@ from ..pruners import (
     check_groups,
     masked_difference,
 )
+from ..pruners.verify import refuse_difference
 from ..surgery import apply_plan
 from ..version import __version__
 from .options import PruningOptions
@@ -120,12 +121,7 @@ def remove_units(
         groups = check_groups(dense.model, groups, dense.family.forward)
         plan = _unit_plan(dense, groups, options)
         difference = masked_difference(dense.model, plan, dense.family.forward)
-    if not difference <= TOLERANCE:
-        raise ValueError(
-            'the pruned model would compute something else than the masked '
-            f'one (outputs differ by {difference:.1e} of their scale); '
-            'nothing was written, please report this with the config'
-        )
+    refuse_difference(difference)
     model = copy.deepcopy(dense.model)
     apply_plan(model, plan)
     return Pruned(model, plan, groups, dict(masked_difference=difference))
@@ -141,11 +137,8 @@ VARIANTS = {
 
 def chosen(mode: str) -> dict[str, Variant]:
     """Returns the variants that ``--mode`` asks for."""
-    if mode == 'both':
-        return {
-            name: VARIANTS[name] for name in ('unstructured', 'structured')
-        }
-    return {mode: VARIANTS[mode]}
+    names = ('unstructured', 'structured') if mode == 'both' else (mode,)
+    return {name: VARIANTS[name] for name in names}
 
 
 def _data(pruner: Any, family: Any) -> dict[str, Any]:
@@ -183,6 +176,7 @@ def _unit_plan(
     plan = pruner(dense.model, groups, costs=dense.costs, **data)
     source = None
     if data:
+        # A family with a class of its own may have one source for both.
         family = dense.family
         source = getattr(family, 'calibration_source', family.source)
     plan.provenance.update(

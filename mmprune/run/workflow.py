@@ -18,9 +18,9 @@ from ..groups import named_tensors
 from ..models import loaded_model
 from ..plan import PruningPlan, checkpoint_plan
 from ..pruners import protect, protect_frozen, prunable_weights
+from ..removed import unit_tables, weight_tables
 from ..version import __version__
 from .options import PruningOptions
-from .report import unit_tables, weight_tables
 from .variants import Dense, Pruned, Variant, chosen
 
 

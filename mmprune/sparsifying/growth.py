@@ -87,9 +87,14 @@ class Growth:
         """Whether units are pruned, and not single weights."""
         return bool(self.groups)
 
+    @property
+    def _units(self) -> dict[str, Any]:
+        """What only a pruner of units is given."""
+        return dict(groups=self.groups) if self.of_units else {}
+
     def check(self, sparsity: float | Mapping[str, float]) -> None:
         """Raises ``ValueError`` if a sparsity cannot be reached."""
-        self._at(sparsity).check(self.model, self.groups)
+        self._at(sparsity).check(self.model, **self._units)
 
     def calibrate(
         self,
@@ -99,7 +104,9 @@ class Growth:
     ) -> Statistics:
         """Returns what the criterion needs to know for a sparsity."""
         pruner = self._at(sparsity)
-        return pruner.calibrate(self.model, self.groups, batches, loss_fn)
+        return pruner.calibrate(
+            self.model, batches=batches, loss_fn=loss_fn, **self._units
+        )
 
     def advance(
         self,
@@ -118,12 +125,11 @@ class Growth:
             restart: The same for the weights that units restart from, if
                 they may grow again.
         """
+        units = self._units
+        if self.regrow:
+            units['restart'] = restart
         chosen, self.provenance = self._at(sparsity).choose(
-            self.model,
-            self.pruned,
-            stats,
-            self.groups,
-            restart if self.regrow else None,
+            self.model, self.pruned, stats, **units
         )
         self.provenance['protect'] = self._protect
         for name, mask in chosen.items():
@@ -152,18 +158,16 @@ class Growth:
         chosen: Mapping[str, Tensor],
         consumers_only: bool = False,
     ) -> list[Region]:
-        """Returns where something chosen lies in a model.
-
-        Args:
-            model: The model, or a copy of it.
-            chosen: :attr:`pruned` or :attr:`decaying`.
-            consumers_only: Leave out what writes a unit.
-        """
+        """Returns where something chosen lies in a model, or a copy of it."""
         if self.of_units:
             units = {n: m.nonzero().flatten() for n, m in chosen.items()}
             return unit_regions(model, self.groups, units, consumers_only)
         masks = {name: ~mask for name, mask in chosen.items() if mask.any()}
         return weight_regions(model, masks)
+
+    def readers(self, model: nn.Module) -> list[Region]:
+        """Returns what reads the pruned units, or the pruned weights."""
+        return self.regions(model, self.pruned, consumers_only=True)
 
     def count(self) -> tuple[int, int]:
         """Returns how many units or weights are pruned, and of how many."""
@@ -192,20 +196,14 @@ class Growth:
         For units it removes them; for weights it calls tensors sparse.
         """
         provenance = {**self.provenance, **(provenance or {})}
-        some = {name: mask for name, mask in self.pruned.items() if mask.any()}
-        if not self.of_units:
-            sparse = self.pruner.plan(some).sparse
-            return PruningPlan((), {}, sparse, provenance)
-        keep = {n: (~m).nonzero().flatten().tolist() for n, m in some.items()}
-        groups = tuple(g for g in self.groups if g.name in some)
-        return PruningPlan(groups, keep, provenance=provenance)
+        if self.of_units:
+            return PruningPlan.of_masks(self.groups, self.pruned, provenance)
+        some = [name for name, mask in self.pruned.items() if mask.any()]
+        return PruningPlan((), {}, self.pruner.plan(some).sparse, provenance)
 
     def take_plan(self, plan: PruningPlan) -> None:
         """Goes on from units that a plan removes."""
-        self.pruned = _nothing(self.pruned)
-        for group in plan.groups:
-            if group.name in self.pruned:
-                self.pruned[group.name][plan.removed(group)] = True
+        self.pruned = plan.masks(self.groups)
         self.provenance = dict(plan.provenance)
 
     def take_masks(self, masks: Mapping[str, Tensor]) -> None:

@@ -6,13 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..masks import (
-    Region,
-    clear,
-    keep_masks,
-    pack_masks,
-    unpack_masks,
-)
+from ..masks import Region, clear, keep_masks, pack_masks, unpack_masks
 
 MASKS = 'pruning_masks'
 

@@ -72,11 +72,6 @@ class DecayPenalty:
 
         To be called right before an optimizer's step: there the gradient is
         unscaled, clipped and complete, as for weight decay.
-
-        Args:
-            regions: What decays.
-            optimizer: The optimizer; parameters of others are passed over.
-            pull: What :meth:`at` returned.
         """
         mode = self.mode
         if mode == 'auto':

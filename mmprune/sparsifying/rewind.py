@@ -1,26 +1,19 @@
 """The weights that every round restarts from."""
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ..atomic_file import save_checkpoint
-from ..checkpoints.comparing import difference
+from ..checkpoints.comparing import checksum, difference
+from ..checkpoints.loading import weights_of
 from ..checkpoints.reading import load_checkpoint_file
 
 
 @dataclass(frozen=True)
 class RewindPoint:
-    """A deep copy of a model's state on the CPU.
-
-    Args:
-        weights: Name -> tensor.
-        checksum: SHA-256 of names, shapes and bytes.
-    """
+    """A deep copy of a model's state on the CPU, and its checksum."""
 
     weights: dict[str, Tensor]
     checksum: str
@@ -32,7 +25,7 @@ class RewindPoint:
             name: tensor.detach().to('cpu', copy=True).contiguous()
             for name, tensor in model.state_dict().items()
         }
-        return cls(weights, _checksum(weights))
+        return cls(weights, checksum(weights))
 
     @classmethod
     def load(cls, path: str | Path) -> 'RewindPoint':
@@ -43,16 +36,8 @@ class RewindPoint:
                 written with.
         """
         found = load_checkpoint_file(path, mmap=False)
-        weights = found.get('state_dict', found)
-        named = isinstance(weights, Mapping) and all(
-            isinstance(v, Tensor) for v in weights.values()
-        )
-        if not weights or not named:
-            raise ValueError(
-                f'{path} holds no weights: under `state_dict` names with '
-                f'tensors are expected, the file has {sorted(found)[:5]}'
-            )
-        point = cls(dict(weights), _checksum(weights))
+        weights = weights_of(found, path)
+        point = cls(dict(weights), checksum(weights))
         stated = (found.get('meta') or {}).get('rewind_checksum')
         if stated not in (None, point.checksum):
             raise ValueError(
@@ -83,17 +68,8 @@ class RewindPoint:
 
     def verify(self) -> None:
         """Raises ``ValueError`` if the weights are no longer the same."""
-        if _checksum(self.weights) != self.checksum:
+        if checksum(self.weights) != self.checksum:
             raise ValueError(
                 'the rewind point has changed during training: some code '
                 'writes into its tensors'
             )
-
-
-def _checksum(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f'{name}:{tensor.dtype}:{tuple(tensor.shape)};'.encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

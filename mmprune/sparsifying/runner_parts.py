@@ -1,7 +1,7 @@
 """What a Runner trains: the model, its groups, optimizers and averages."""
 
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
@@ -45,13 +45,15 @@ def optimizers_of(runner: Runner) -> list[Optimizer]:
     return [wrapper.optimizer]
 
 
+def averaged_models(runner: Runner) -> list[BaseAveragedModel]:
+    """Returns the averages that EMA hooks keep, with their counters."""
+    hooks = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    return [hook.ema_model for hook in hooks]
+
+
 def averages_of(runner: Runner) -> list[nn.Module]:
-    """Returns the averaged copies that EMA hooks keep."""
-    return [
-        hook.ema_model.module
-        for hook in runner.hooks
-        if isinstance(hook, EMAHook)
-    ]
+    """Returns the averaged copies of the model that EMA hooks keep."""
+    return [average.module for average in averaged_models(runner)]
 
 
 def groups_of(

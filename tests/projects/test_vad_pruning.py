@@ -12,10 +12,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmprune.cost import cost_table
+from mmprune.cost_table import kept_cost
 from mmprune.models import load_model
 from mmprune.plan import PruningPlan
 from mmprune.pruners import StructuredPruner, masked_difference, protect_frozen
-from mmprune.surgery import apply_plan, kept_index
+from mmprune.surgery import apply_plan
 from projects.VAD.mini_world.keyframe import write_keyframe
 from projects.VAD.pruning.family import VADPruning, all_lanes
 from projects.VAD.pruning.groups import DENSE_REASONS, vad_groups
@@ -125,7 +126,7 @@ def test_the_predicted_macs_are_the_measured_ones(golden):
     pruned = copy.deepcopy(model)
     apply_plan(pruned, plan)
     measured = cost_table(pruned, forward).total('macs')
-    predicted = costs.total('macs', kept_index(plan, costs.shapes))
+    predicted = kept_cost(costs, 'macs', plan.groups)(plan.keep)
     assert predicted == pytest.approx(measured, rel=1e-3)
     assert measured / costs.total('macs') == pytest.approx(0.5, abs=0.01)
 

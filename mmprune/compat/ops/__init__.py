@@ -8,15 +8,7 @@ more op, write the function and add its name here.
 from collections.abc import Callable
 from types import ModuleType
 
-from . import (
-    boxes,
-    deform_attn,
-    deform_conv,
-    focal_loss,
-    points,
-    roi,
-    rotated,
-)
+from . import boxes, deform_attn, deform_conv, focal_loss, points, roi, rotated
 
 TABLE: dict[str, Callable] = {
     'nms': boxes.nms,

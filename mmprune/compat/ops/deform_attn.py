@@ -1,9 +1,11 @@
 """Multi-scale deformable attention (https://arxiv.org/abs/2010.04159)."""
 
-import torch
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gradients import write_gradients
 from .precision import exact_dtype
 
 
@@ -26,15 +28,9 @@ def forward(
         attention_weights: ``[b, q, heads, levels, points]``.
         im2col_step: Not used: the whole batch goes at once.
     """
-    exact = exact_dtype(value)
-    output = _attend(
-        value.to(exact),
-        spatial_shapes.tolist(),
-        level_start_index.tolist(),
-        sampling_locations.to(exact),
-        attention_weights.to(exact),
-    )
-    return output.to(value.dtype)
+    levels = (spatial_shapes, level_start_index)
+    attended = _attend(levels, value, sampling_locations, attention_weights)
+    return attended.to(value.dtype)
 
 
 def backward(
@@ -50,31 +46,18 @@ def backward(
     im2col_step: int,
 ) -> None:
     """Writes the three gradients into the ``grad_*`` buffers."""
-    exact = exact_dtype(value)
-    with torch.enable_grad():
-        inputs = [
-            t.detach().to(exact).requires_grad_()
-            for t in (value, sampling_locations, attention_weights)
-        ]
-        output = _attend(
-            inputs[0],
-            spatial_shapes.tolist(),
-            level_start_index.tolist(),
-            *inputs[1:],
-        )
-        grads = torch.autograd.grad(output, inputs, grad_output.to(exact))
-    buffers = (grad_value, grad_sampling_loc, grad_attn_weight)
-    for buffer, grad in zip(buffers, grads, strict=True):
-        buffer.copy_(grad)
+    write_gradients(
+        partial(_attend, (spatial_shapes, level_start_index)),
+        (value, sampling_locations, attention_weights),
+        (grad_value, grad_sampling_loc, grad_attn_weight),
+        grad_output,
+    )
 
 
-def _attend(
-    value: Tensor,
-    shapes: list[list[int]],
-    starts: list[int],
-    locations: Tensor,
-    weights: Tensor,
-) -> Tensor:
+def _attend(levels: tuple[Tensor, Tensor], *inputs: Tensor) -> Tensor:
+    exact = exact_dtype(inputs[0])
+    value, locations, weights = (t.to(exact) for t in inputs)
+    shapes, starts = (t.tolist() for t in levels)
     batch, _, heads, width = value.shape
     queries = locations.shape[1]
     # [b, q, heads, levels, points, 2] -> levels x [b * heads, q, points, 2]

@@ -5,10 +5,13 @@ scratch buffers of the compiled kernels and not used. The number of groups is
 read from the shapes.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from .gradients import write_gradients
 from .precision import exact_dtype
 
 
@@ -32,7 +35,7 @@ def forward(
         ones: Not used.
         settings: ``dH dW padH padW dilationH dilationW`` and unused ones.
     """
-    output.copy_(_run(input, offset, weight, None, None, settings))
+    output.copy_(_run(settings, input, offset, weight))
 
 
 def backward_input(
@@ -46,11 +49,11 @@ def backward_input(
     **settings: int,
 ) -> None:
     """Writes the v1 gradients of input and offset."""
-    _write_grads(
-        (input, offset, weight, None, None),
-        (grad_input, grad_offset, None, None, None),
+    write_gradients(
+        partial(_run, settings),
+        (input, offset, weight),
+        (grad_input, grad_offset, None),
         grad_output,
-        settings,
     )
 
 
@@ -68,11 +71,11 @@ def backward_parameters(
     """Adds the v1 gradient of the weight, times ``scale``."""
     found = torch.zeros_like(grad_weight)
     # The convolution is linear in its weight: any weight gives the gradient.
-    _write_grads(
-        (input, offset, torch.zeros_like(grad_weight), None, None),
-        (None, None, found, None, None),
+    write_gradients(
+        partial(_run, settings),
+        (input, offset, torch.zeros_like(grad_weight)),
+        (None, None, found),
         grad_output,
-        settings,
     )
     grad_weight.add_(found, alpha=scale)
 
@@ -105,7 +108,7 @@ def modulated_forward(
         settings: ``stride_h ... dilation_w`` and unused ones.
     """
     bias = bias if with_bias else None
-    output.copy_(_run(input, offset, weight, bias, mask, settings))
+    output.copy_(_run(settings, input, offset, weight, bias, mask))
 
 
 def modulated_backward(
@@ -127,27 +130,23 @@ def modulated_backward(
     **settings: int,
 ) -> None:
     """Writes the v2 gradients into the ``grad_*`` buffers."""
-    _write_grads(
-        (input, offset, weight, bias if with_bias else None, mask),
-        (
-            grad_input,
-            grad_offset,
-            grad_weight,
-            grad_bias if with_bias else None,
-            grad_mask,
-        ),
+    if not with_bias:
+        bias = grad_bias = None
+    write_gradients(
+        partial(_run, settings),
+        (input, offset, weight, bias, mask),
+        (grad_input, grad_offset, grad_weight, grad_bias, grad_mask),
         grad_output,
-        settings,
     )
 
 
 def _run(
+    settings: dict,
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    settings: dict,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     exact = exact_dtype(input)
     return deform_conv2d(
@@ -167,28 +166,3 @@ def _pair(settings: dict, v2: str, v1: str) -> tuple[int, int]:
     if f'{v2}_h' in settings:
         return settings[f'{v2}_h'], settings[f'{v2}_w']
     return settings[f'{v1}H'], settings[f'{v1}W']
-
-
-def _write_grads(
-    inputs: tuple[Tensor | None, ...],
-    buffers: tuple[Tensor | None, ...],
-    grad_output: Tensor,
-    settings: dict,
-) -> None:
-    """Runs again with autograd; fills the buffers that are not ``None``."""
-    with torch.enable_grad():
-        inputs = tuple(
-            None if t is None else t.detach().requires_grad_(b is not None)
-            for t, b in zip(inputs, buffers, strict=True)
-        )
-        output = _run(*inputs, settings)
-        wanted = [
-            (t, b)
-            for t, b in zip(inputs, buffers, strict=True)
-            if b is not None
-        ]
-        grads = torch.autograd.grad(
-            output, [t for t, _ in wanted], grad_output.to(output.dtype)
-        )
-    for (_, buffer), grad in zip(wanted, grads, strict=True):
-        buffer.copy_(grad)

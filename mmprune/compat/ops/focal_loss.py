@@ -34,14 +34,10 @@ def sigmoid_forward(
         gamma: Focus on hard rows.
         alpha: Balance of target and others.
     """
-    x, hit = _logits(input, target)
-    p = x.sigmoid()
-    log_p = F.logsigmoid(x).clamp(min=_LOG_TINY)
-    log_q = F.logsigmoid(-x).clamp(min=_LOG_TINY)
+    p, log_p, log_q = _probabilities(input)
     positive = alpha * (1 - p) ** gamma * log_p
     negative = (1 - alpha) * p**gamma * log_q
-    loss = -torch.where(hit, positive, negative)
-    output.copy_(loss * _row_weight(weight, target)[:, None])
+    output.copy_(_of_classes(positive, negative, weight, target))
 
 
 def sigmoid_backward(
@@ -53,14 +49,10 @@ def sigmoid_backward(
     alpha: float,
 ) -> None:
     """Writes the gradient of each logit's own loss into ``grad_input``."""
-    x, hit = _logits(input, target)
-    p = x.sigmoid()
-    log_p = F.logsigmoid(x).clamp(min=_LOG_TINY)
-    log_q = F.logsigmoid(-x).clamp(min=_LOG_TINY)
+    p, log_p, log_q = _probabilities(input)
     positive = alpha * (1 - p) ** gamma * (1 - p - gamma * p * log_p)
     negative = (1 - alpha) * p**gamma * (gamma * (1 - p) * log_q - p)
-    grad = -torch.where(hit, positive, negative)
-    grad_input.copy_(grad * _row_weight(weight, target)[:, None])
+    grad_input.copy_(_of_classes(positive, negative, weight, target))
 
 
 def softmax_forward(
@@ -100,14 +92,29 @@ def softmax_backward(
     log_p = p.clamp(min=_TINY).log()
     slope = gamma * (1 - p) ** (gamma - 1) * p * log_p - (1 - p) ** gamma
     buff.copy_(alpha * slope * counts * _row_weight(weight, target))
-    classes = torch.arange(softmax.shape[1], device=softmax.device)
-    hit = (target[:, None] == classes).to(buff.dtype)
+    hit = _hits(target, softmax.shape[1]).to(buff.dtype)
     grad_input.copy_(buff[:, None] * (hit - softmax))
 
 
-def _logits(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    classes = torch.arange(input.shape[1], device=input.device)
-    return input.to(exact_dtype(input)), target[:, None] == classes
+def _probabilities(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the sigmoid, its logarithm, and that of 1 minus it."""
+    x = logits.to(exact_dtype(logits))
+    log_p, log_q = (F.logsigmoid(y).clamp(min=_LOG_TINY) for y in (x, -x))
+    return x.sigmoid(), log_p, log_q
+
+
+def _of_classes(
+    positive: Tensor, negative: Tensor, weight: Tensor, target: Tensor
+) -> Tensor:
+    """Returns minus what holds for the target or another class, weighted."""
+    hit = _hits(target, positive.shape[1])
+    chosen = torch.where(hit, positive, negative)
+    return -chosen * _row_weight(weight, target)[:, None]
+
+
+def _hits(target: Tensor, classes: int) -> Tensor:
+    """Returns where the target class of each row is, ``[n, classes]``."""
+    return target[:, None] == torch.arange(classes, device=target.device)
 
 
 def _target_probability(

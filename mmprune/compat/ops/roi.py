@@ -1,11 +1,14 @@
 """Pooling of regions of interest."""
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor
 
+from .gradients import write_gradients
 from .precision import exact_dtype
 
 
@@ -15,12 +18,9 @@ def roi_align_forward(
     output: Tensor,
     argmax_y: Tensor,
     argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
+    *,
     pool_mode: int,
-    aligned: bool,
+    **settings: Any,
 ) -> None:
     """Writes pooled features into ``output``, ``[r, c, ph, pw]``.
 
@@ -30,36 +30,21 @@ def roi_align_forward(
         output: ``[r, c, ph, pw]``; written.
         argmax_y: As ``output`` for maximum pooling, else empty; written.
         argmax_x: The same for the other axis.
-        aligned_height: ``ph``.
-        aligned_width: ``pw``.
-        spatial_scale: Size of the feature map over that of the image.
-        sampling_ratio: Samples per bin and axis; 0: one per input pixel.
         pool_mode: 0 maximum, 1 average.
-        aligned: Whether pixel centres lie at half coordinates.
+        settings: ``aligned_height aligned_width`` (``ph``, ``pw``);
+            ``spatial_scale``, size of the feature map over that of the
+            image; ``sampling_ratio``, samples per bin and axis, 0 for one
+            per input pixel; ``aligned``, whether pixel centres lie at half
+            coordinates.
     """
     exact = input.to(exact_dtype(input))
     if pool_mode == 1:
-        output.copy_(
-            torchvision.ops.roi_align(
-                exact,
-                rois.to(exact.dtype),
-                (aligned_height, aligned_width),
-                spatial_scale,
-                sampling_ratio,
-                aligned,
-            )
-        )
+        output.copy_(_average(rois, settings, exact))
         return
-    size = (aligned_height, aligned_width)
+    size = (settings['aligned_height'], settings['aligned_width'])
     for n, roi in enumerate(rois.tolist()):
-        ys, xs = (
-            _sample_points(
-                start, end, bins, spatial_scale, sampling_ratio, aligned
-            )
-            for start, end, bins in zip(
-                (roi[2], roi[1]), (roi[4], roi[3]), size, strict=True
-            )
-        )
+        ys = _sample_points(roi[2], roi[4], size[0], settings)
+        xs = _sample_points(roi[1], roi[3], size[1], settings)
         best = _max_samples(exact[int(roi[0])], ys, xs, size)
         output[n], argmax_y[n], argmax_x[n] = best
 
@@ -70,44 +55,45 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
+    *,
     pool_mode: int,
-    aligned: bool,
+    **settings: Any,
 ) -> None:
     """Writes the gradient of the features into ``grad_input``."""
     if len(rois) == 0:
         return
+    if pool_mode == 1:
+        run = partial(_average, rois, settings)
+    else:
+        run = partial(_at_maxima, rois, argmax_y, argmax_x)
+    # Both are linear in the input once the sample points are fixed, so the
+    # gradient at 0 is the gradient.
     exact = torch.zeros_like(grad_input, dtype=exact_dtype(grad_input))
-    # Both modes are linear in the input once the sample points are fixed, so
-    # the gradient at 0 is the gradient.
-    with torch.enable_grad():
-        exact.requires_grad_()
-        if pool_mode == 1:
-            pooled = torchvision.ops.roi_align(
-                exact,
-                rois.to(exact.dtype),
-                (aligned_height, aligned_width),
-                spatial_scale,
-                sampling_ratio,
-                aligned,
-            )
-        else:
-            pooled = torch.stack(
-                [
-                    _bilinear(exact[i], y.flatten(1), x.flatten(1)).view_as(y)
-                    for i, y, x in zip(
-                        rois[:, 0].long().tolist(),
-                        argmax_y.to(exact.dtype),
-                        argmax_x.to(exact.dtype),
-                        strict=True,
-                    )
-                ]
-            )
-        grad = torch.autograd.grad(pooled, exact, grad_output.to(exact.dtype))
-    grad_input.copy_(grad[0])
+    write_gradients(run, (exact,), (grad_input,), grad_output)
+
+
+def _average(rois: Tensor, settings: dict, input: Tensor) -> Tensor:
+    return torchvision.ops.roi_align(
+        input,
+        rois.to(input.dtype),
+        (settings['aligned_height'], settings['aligned_width']),
+        settings['spatial_scale'],
+        settings['sampling_ratio'],
+        settings['aligned'],
+    )
+
+
+def _at_maxima(
+    rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, input: Tensor
+) -> Tensor:
+    images = rois[:, 0].long().tolist()
+    ys, xs = argmax_y.to(input.dtype), argmax_x.to(input.dtype)
+    return torch.stack(
+        [
+            _bilinear(input[i], y.flatten(1), x.flatten(1)).view_as(y)
+            for i, y, x in zip(images, ys, xs, strict=True)
+        ]
+    )
 
 
 def roi_pool_forward(
@@ -167,14 +153,11 @@ def roi_pool_backward(
 
 
 def _sample_points(
-    start: float,
-    end: float,
-    bins: int,
-    scale: float,
-    ratio: int,
-    aligned: bool,
+    start: float, end: float, bins: int, settings: dict
 ) -> list[float]:
     """Returns the coordinates sampled along one axis, bin after bin."""
+    names = ('spatial_scale', 'sampling_ratio', 'aligned')
+    scale, ratio, aligned = (settings[name] for name in names)
     start = start * scale - 0.5 * aligned
     length = end * scale - 0.5 * aligned - start
     if not aligned:

@@ -5,13 +5,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader
-
 from ...atomic_file import write_whole
 from ...version import __version__
 from ..report import variants_of
 from . import tables
 from .chart_boxes import run_charts, series_chart
+from .charts import TEMPLATES
 from .curves import save_curves
 from .module_tree import cut_tree
 from .pictures import embed_all, find_pictures
@@ -58,13 +57,7 @@ def render(folder: Path, frames: Sequence[Path] = ()) -> str:
     pictures = dict(embed_all([*drawn, *paths]))
     for section in sections:
         section['picture'] = pictures.get(section['path'])
-    environment = Environment(
-        loader=PackageLoader(__name__, '.'),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template('report.html.j2').render(
+    return TEMPLATES.get_template('report.html.j2').render(
         report=report,
         title=report.get('title') or folder.resolve().name,
         written=time.strftime('%Y-%m-%d %H:%M'),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from markupsafe import Markup
 
 from .charts import MAX_LINES, Line, line_chart, number
@@ -116,20 +117,10 @@ def _chart(
 def _values_table(lines: Sequence[Line], x_label: str) -> dict:
     """Evenly spaced points of the longest line, first and last included."""
     steps = max((line.x for line in lines), key=len)
-    last = len(steps) - 1
-    count = min(TABLE_ROWS, last + 1)
-    picked = sorted(
-        {round(i * last / max(1, count - 1)) for i in range(count)}
-    )
+    picked = np.linspace(0, len(steps) - 1, min(TABLE_ROWS, len(steps)))
     found = [dict(zip(line.x, line.y, strict=True)) for line in lines]
     rows = [
-        [
-            number(steps[i]),
-            *(
-                number(one[steps[i]]) if steps[i] in one else ''
-                for one in found
-            ),
-        ]
-        for i in picked
+        [number(x), *(number(one[x]) if x in one else '' for one in found)]
+        for x in (steps[i] for i in picked.round().astype(int))
     ]
     return dict(columns=[x_label, *(line.name for line in lines)], rows=rows)

@@ -3,8 +3,9 @@
 import math
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader
 
 MAX_POINTS = 300
 MAX_LINES = 6
@@ -15,6 +16,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 494, 12, 240
 _LOG_RANGE = 50
 # A line of few points shows them.
 _DOTTED = 20
+TEMPLATES = Environment(
+    loader=PackageLoader(__package__, '.'),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 # Values that differ by less than this, relatively, are a constant.
 _DUST = 1e-9
 
@@ -96,53 +103,27 @@ def line_chart(
     up = _upright([y for _, y in points], log)
 
     label = f'{y_label} over {x_label}: ' + ', '.join(n.name for n in lines)
-    parts = _frame(label, x_label, across, up)
-    for number, line in enumerate(lines):
-        parts += _drawn(line, number, across, up, len(lines) < MAX_LINES)
-    return ''.join([*parts, '</svg>'])
-
-
-def _frame(label: str, x_label: str, across: Axis, up: Axis) -> list[str]:
-    return [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}">',
-        *_grid(across, up),
-        f'<text class="label" x="{(_LEFT + _RIGHT) / 2:g}" y="282" '
-        f'text-anchor="middle">{escape(x_label)}</text>',
-    ]
-
-
-def _drawn(
-    line: Line, number: int, across: Axis, up: Axis, dotted: bool
-) -> list[str]:
-    path = _path(line, across, up)
-    parts = [f'<path class="line s{number}" d="{path}"/>']
-    if dotted and len(line.x) <= _DOTTED:
-        dots = ''.join(
-            f'M{across(x):.1f} {up(y):.1f}h0' for x, y in _finite(line)
-        )
-        parts.append(f'<path class="dots s{number}" d="{dots}"/>')
-    return parts
+    dotted = len(lines) < MAX_LINES
+    return TEMPLATES.get_template('chart.svg.j2').render(
+        label=label,
+        x_label=x_label,
+        width=WIDTH,
+        height=HEIGHT,
+        across=across,
+        up=up,
+        number=number,
+        lines=[_paths(line, across, up, dotted) for line in lines],
+    )
 
 
 def number(value: float) -> str:
-    """Returns a number in few characters: ``0.00025``, ``1.2e-7``, ``12k``.
-
-    Args:
-        value: Anything; also what is not finite.
-    """
+    """Returns a number in few characters: ``0.00025``, ``1.2e-7``, ``12k``."""
     if not math.isfinite(value):
         return str(value)
     if value == int(value) and 1e4 <= abs(value) < 1e9:
-        for size, letter in ((1e6, 'M'), (1e3, 'k')):
-            if abs(value) >= size:
-                return f'{value / size:.4g}{letter}'
-    return re.sub(r'e([+-])0*(\d)', _short_exponent, f'{value:.4g}')
-
-
-def _short_exponent(match: re.Match) -> str:
-    sign, digit = match.groups()
-    return f'e{sign.replace("+", "")}{digit}'
+        size, letter = (1e6, 'M') if abs(value) >= 1e6 else (1e3, 'k')
+        return f'{value / size:.4g}{letter}'
+    return re.sub(r'e\+?(-?)0*', r'e\1', f'{value:.4g}')
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -190,46 +171,24 @@ def _widened(values: list[float]) -> tuple[float, float]:
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers around the range, without the dust of additions."""
-    step = _round_step((high - low) / count)
+    step = (high - low) / count
+    size = 10.0 ** math.floor(math.log10(step))
+    step = next(f * size for f in (1, 2, 5, 10) if f * size >= step * 0.999)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [float(f'{i * step:.12g}') for i in range(first, last + 1)]
 
 
-def _round_step(step: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
-    size = 10.0 ** math.floor(math.log10(step))
-    return next(f * size for f in (1, 2, 5, 10) if f * size >= step * 0.999)
-
-
-def _grid(across: Axis, up: Axis) -> list[str]:
-    parts = []
-    for tick in up.ticks:
-        y = up(tick)
-        parts.append(
-            f'<path class="grid" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>'
-            f'<text x="{_LEFT - 8}" y="{y + 4.5:.1f}" text-anchor="end">'
-            f'{number(tick)}</text>'
-        )
-    for tick in across.ticks:
-        x = across(tick)
-        parts.append(
-            f'<path class="axis" d="M{x:.1f} {_BOTTOM}v5"/>'
-            f'<text x="{x:.1f}" y="{_BOTTOM + 21}" text-anchor="middle">'
-            f'{number(tick)}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{_LEFT} {_BOTTOM}H{_RIGHT}"/>')
-    return parts
-
-
-def _path(line: Line, across: Axis, up: Axis) -> str:
-    """Path data; a point alone becomes a dot, drawn by its round cap."""
-    commands, open_stretch = [], False
+def _paths(line: Line, across: Axis, up: Axis, dotted: bool) -> tuple:
+    """Path data of a line, where a point alone becomes a dot, drawn by its
+    round cap, and of the dots of a short one."""
+    commands, dots, letter = [], [], 'M'
     for x, y in zip(line.x, line.y, strict=True):
         if not (math.isfinite(x) and math.isfinite(y)):
-            open_stretch = False
+            letter = 'M'
             continue
-        letter = 'L' if open_stretch else 'M'
-        dot = '' if open_stretch else 'h0'
-        commands.append(f'{letter}{across(x):.1f} {up(y):.1f}{dot}')
-        open_stretch = True
-    return ''.join(commands)
+        place = f'{across(x):.1f} {up(y):.1f}'
+        dots.append(f'M{place}h0')
+        commands.append(dots[-1] if letter == 'M' else f'L{place}')
+        letter = 'L'
+    short = dotted and len(line.x) <= _DOTTED
+    return ''.join(commands), ''.join(dots) if short else ''

@@ -22,10 +22,6 @@ def save_curves(folder: str | Path, path: str | Path) -> Path:
     A row per training: its loss, its learning rate and what was evaluated.
     The picture is written beside its place and renamed.
 
-    Args:
-        folder: A run's folder, or a work directory.
-        path: A PNG, SVG or PDF.
-
     Raises:
         ValueError: If the format is another, or there is no log.
     """

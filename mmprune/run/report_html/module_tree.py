@@ -46,7 +46,7 @@ def cut_tree(report: dict, key: str = 'modules') -> Node | None:
     """Returns the tree of a variant, or None if it lists no tensors.
 
     The rows of ``report['tensors']`` (all tensors, see
-    :func:`mmprune.run.report.tensor_rows`) make it complete; without them it
+    :func:`mmprune.removed.tensor_rows`) make it complete; without them it
     shows what lost something and what no group covers.
 
     Args:
@@ -56,7 +56,11 @@ def cut_tree(report: dict, key: str = 'modules') -> Node | None:
     rows = report.get(key) or []
     if not rows:
         return None
-    tensors = {row['tensor']: _counts(row) for row in rows}
+    tensors = {}
+    for row in rows:
+        before = math.prod(row['dense_shape'])
+        left = round(before * (1 - row['sparsity']))
+        tensors[row['tensor']] = (before, left)
     if key == 'modules':
         for row in report.get('uncovered') or []:
             whole = (row['params'], row['params'])
@@ -75,11 +79,6 @@ def cut_tree(report: dict, key: str = 'modules') -> Node | None:
         _add_notes(root, report)
     _arrange(root)
     return root
-
-
-def _counts(row: dict) -> tuple[int, int]:
-    before = math.prod(row['dense_shape'])
-    return before, round(before * (1 - row['sparsity']))
 
 
 def _path(root: Node, parts: Iterable[str]) -> Iterable[Node]:

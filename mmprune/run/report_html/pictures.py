@@ -45,11 +45,9 @@ def find_pictures(folder: Path) -> list[Path]:
 def embed_all(
     paths: list[Path], budget: int = MAX_BYTES
 ) -> Iterator[tuple[Path, Picture | str]]:
-    """Yields each picture, or one sentence that says why it is left out.
+    """Yields each picture, or a sentence that says why it is left out.
 
-    Args:
-        paths: PNG, JPEG or GIF.
-        budget: Bytes of all pictures together.
+    All together have at most ``budget`` bytes.
     """
     for path in paths:
         try:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from .charts import number
 
@@ -37,9 +38,7 @@ _HIGHER = re.compile(
 def better(name: str, stated: Mapping[str, str]) -> str:
     """Returns whether ``'higher'`` or ``'lower'`` is better, '' if unknown.
 
-    Args:
-        name: Of a metric.
-        stated: What the report says itself, name -> ``higher`` or ``lower``.
+    What the report has stated itself comes before what the name tells.
     """
     if name in stated:
         return stated[name]
@@ -69,13 +68,7 @@ def percent(share: float) -> str:
 
 
 def change(value: float, base: float, direction: str = '') -> dict:
-    """Returns the change from a base as text and as a class of the page.
-
-    Args:
-        value: The new value.
-        base: The dense model's.
-        direction: What :func:`better` returned.
-    """
+    """Returns the change from a base as text and as a class of the page."""
     if not (math.isfinite(value) and math.isfinite(base)):
         return dict(text='', kind='')
     difference = value - base
@@ -101,20 +94,28 @@ def cost_rows(models: Mapping[str, Mapping]) -> dict:
     dense = models.get('dense', {})
     rows = []
     for name in _dense_first(models):
-        costs, cells = models[name], []
+        cells = []
         for key, _ in shown:
-            value, base = costs.get(key), dense.get(key)
-            if value is None:
-                cells.append(dict(text='\N{EN DASH}'))
-                continue
-            cell = dict(text=quantity(key, value))
-            if base:
+            value, base = models[name].get(key), dense.get(key)
+            text = '' if value is None else quantity(key, value)
+            # Of a cost that the dense model does not have, nothing is told.
+            cell = _cell(text, value, base or None, name)
+            if text and base:
                 cell['share'] = min(1.0, value / base)
-                if name != 'dense':
-                    cell.update(change=change(value, base))
             cells.append(cell)
         rows.append(dict(name=name, cells=cells))
     return dict(columns=[label for _, label in shown], rows=rows)
+
+
+def _cell(
+    text: str, value: Any, base: Any, model: str, direction: str = ''
+) -> dict:
+    """What a table shows of a number, beside that of the dense model."""
+    if not text:
+        return dict(text='\N{EN DASH}')
+    if model == 'dense' or not isinstance(base, int | float):
+        return dict(text=text)
+    return dict(text=text, change=change(value, base, direction))
 
 
 def metric_rows(report: Mapping) -> dict | None:
@@ -131,13 +132,8 @@ def metric_rows(report: Mapping) -> dict | None:
         cells = []
         for column in columns:
             value = metrics[column].get(name)
-            if not isinstance(value, int | float):
-                cells.append(dict(text='\N{EN DASH}'))
-                continue
-            cell = dict(text=number(value))
-            if column != 'dense' and isinstance(base, int | float):
-                cell['change'] = change(value, base, direction)
-            cells.append(cell)
+            text = number(value) if isinstance(value, int | float) else ''
+            cells.append(_cell(text, value, base, column, direction))
         rows.append(dict(name=name, direction=direction, cells=cells))
     return dict(columns=columns, rows=rows, shown=SHOWN_METRICS)
 
@@ -211,27 +207,14 @@ def metric_tile(report: Mapping) -> dict | None:
 
 def dense_reasons(report: Mapping) -> list[dict]:
     """Returns why parts stay dense: reason, number and names of them."""
-    reasons: dict[str, dict] = {}
-    for row in report.get('groups') or []:
+    reasons: dict[str, list[dict]] = {}
+    for row in (*report.get('groups', ()), *report.get('uncovered', ())):
         if row['dense_because']:
-            entry = reasons.setdefault(
-                row['dense_because'], dict(names=[], params=0)
-            )
-            entry['names'].append(row['group'])
-    for row in report.get('uncovered') or []:
-        entry = reasons.setdefault(
-            row['dense_because'], dict(names=[], params=0)
-        )
-        entry['names'].append(row['tensor'])
-        entry['params'] += row['params']
-    rows = [
-        dict(
-            reason=reason,
-            names=entry['names'],
-            params=quantity('params', entry['params'])
-            if entry['params']
-            else '',
-        )
-        for reason, entry in reasons.items()
-    ]
+            reasons.setdefault(row['dense_because'], []).append(row)
+    rows = []
+    for reason, found in reasons.items():
+        names = [row.get('group') or row['tensor'] for row in found]
+        params = sum(row.get('params', 0) for row in found)
+        text = quantity('params', params) if params else ''
+        rows.append(dict(reason=reason, names=names, params=text))
     return sorted(rows, key=lambda row: -len(row['names']))

@@ -57,11 +57,6 @@ def asked_steps(
 ) -> tuple[int, bool]:
     """Returns how long a training is asked to be.
 
-    Args:
-        cfg: Config of the dense model.
-        epochs: ``--fine-tune-epochs``, if given.
-        iterations: ``--fine-tune-iters``, if given.
-
     Returns:
         Epochs or iterations, and whether it is epochs.
 

@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ...atomic_file import write_whole
 from ...checkpoints.writing import name_imports, pruned_model_config
@@ -118,24 +119,35 @@ def _set_length(cfg: Config, length: Length) -> int:
 
 def _count_iterations(cfg: Config, length: Length) -> None:
     """Makes checkpoints and logs count iterations, in place."""
-    hooks = dict(cfg.get('default_hooks') or {})
-    checkpoint = hooks.get('checkpoint', _CHECKPOINT)
+    checkpoint = checkpoint_hook(cfg)
     if checkpoint and checkpoint.get('by_epoch', True):
         interval = checkpoint.get('interval', 1) * length.epoch_length
-        hooks['checkpoint'] = {
-            **checkpoint,
-            'by_epoch': False,
-            'interval': min(interval, length.steps),
-        }
-    cfg.default_hooks = hooks
+        checkpoint.by_epoch = False
+        checkpoint.interval = min(interval, length.steps)
     processor = dict(cfg.get('log_processor') or {})
-    processor.setdefault('by_epoch', False)
-    cfg.log_processor = processor
+    cfg.log_processor = dict(dict(by_epoch=False), **processor)
     if length.first:
-        cfg.custom_hooks = [
-            *(cfg.get('custom_hooks') or []),
-            dict(type='mmprune.UnreadDataHook', iterations=length.first),
-        ]
+        _add_hook(cfg, 'UnreadDataHook', iterations=length.first)
+
+
+def checkpoint_hook(cfg: Config) -> ConfigDict | None:
+    """Returns the checkpoint hook of a config, to be changed in place."""
+    if not cfg.get('default_hooks'):
+        cfg.default_hooks = {}
+    if 'checkpoint' not in cfg.default_hooks:
+        cfg.default_hooks.checkpoint = ConfigDict(_CHECKPOINT)
+    return cfg.default_hooks.checkpoint
+
+
+def _add_hook(cfg: Config, name: str, **options: Any) -> bool:
+    """Adds one of our hooks; returns whether the config had none."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    # Not mmengine's DistSamplerSeedHook, which tells a sampler its epoch.
+    missing = name not in {h['type'].rpartition('.')[2] for h in hooks}
+    if missing:
+        hooks.append(dict(type=f'mmprune.{name}', **options))
+    cfg.custom_hooks = hooks
+    return missing
 
 
 def schedule(
@@ -148,14 +160,8 @@ def schedule(
     """Returns the schedulers of a run: a warm-up, and the config's others.
 
     All steps count from the start of the run, also when epochs are carried
-    on: schedulers of mmengine count their own steps.
-
-    Args:
-        schedulers: Those of the config.
-        recipe: Gives the warm-up and the factor of learning rates.
-        length: Of the run.
-        stretch: Length of the run over that of the config.
-        log: Called with a line when the warm-up is shortened.
+    on: schedulers of mmengine count their own steps. ``stretch`` is the
+    length of the run over that of the config.
     """
     iterations = length.iterations
     factor = 1 / 3
@@ -217,17 +223,9 @@ def _stretched(
 
 
 def with_plan(cfg: Config, sparse: bool) -> None:
-    """Adds the hooks that a pruned model needs, in place.
-
-    Args:
-        cfg: A training config.
-        sparse: Whether its zeros have to stay.
-    """
-    wanted = ['mmprune.PlanHook'] + ['mmprune.MaskHook'] * sparse
-    hooks = list(cfg.get('custom_hooks') or [])
-    present = {hook['type'] for hook in hooks}
-    hooks += [dict(type=name) for name in wanted if name not in present]
-    cfg.custom_hooks = hooks
+    """Adds the hooks that keep plan and zeros, in place."""
+    for name in ('PlanHook', 'MaskHook') if sparse else ('PlanHook',):
+        _add_hook(cfg, name)
 
 
 def with_safety(
@@ -246,24 +244,16 @@ def with_safety(
         seed: For a config without one.
         log: Called with a line when a setting of the config is changed.
     """
-    hooks = dict(cfg.get('default_hooks') or {})
-    checkpoint = hooks.get('checkpoint', _CHECKPOINT)
+    checkpoint = checkpoint_hook(cfg)
     if checkpoint and checkpoint['type'] == 'CheckpointHook':
-        hooks['checkpoint'] = {
-            **checkpoint,
-            'type': 'mmprune.SafeCheckpointHook',
-        }
-    cfg.default_hooks = hooks
-    custom = list(cfg.get('custom_hooks') or [])
-    if not any(_is_seed_hook(hook['type']) for hook in custom):
-        custom.append(dict(type='mmprune.SeedHook'))
-        if cfg.train_dataloader.get('persistent_workers'):
-            log(
-                'persistent_workers is switched off for training: no '
-                'checkpoint could hold the random state of its workers'
-            )
-            cfg.train_dataloader.persistent_workers = False
-    cfg.custom_hooks = custom
+        checkpoint.type = 'mmprune.SafeCheckpointHook'
+    persistent = cfg.train_dataloader.get('persistent_workers')
+    if _add_hook(cfg, 'SeedHook') and persistent:
+        log(
+            'persistent_workers is switched off for training: no '
+            'checkpoint could hold the random state of its workers'
+        )
+        cfg.train_dataloader.persistent_workers = False
     if seed is not None:
         randomness = dict(cfg.get('randomness') or {})
         if randomness.get('seed') is None:
@@ -313,8 +303,3 @@ def write_config(cfg: Config, folder: Path) -> Path:
     path = folder / Path(cfg.filename).name
     write_whole(path, cfg.pretty_text.encode())
     return path
-
-
-def _is_seed_hook(name: str) -> bool:
-    # mmengine's DistSamplerSeedHook only tells the sampler its epoch.
-    return name.rpartition('.')[2] == 'SeedHook'

@@ -20,12 +20,7 @@ from .length import trains_by_epoch
 
 
 def data_problem(cfg: Config, key: str) -> str:
-    """Returns why the data of a loader cannot be read, '' if it can.
-
-    Args:
-        cfg: A config.
-        key: Such as ``test_dataloader``.
-    """
+    """Returns why the data of a loader cannot be read, '' if it can."""
     try:
         _build_loader(cfg, key)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -108,11 +103,6 @@ def runner_with(cfg: Config, checkpoint: dict, path: str | Path) -> Runner:
 
     Its config says what it is, as if the Runner had built and loaded it.
 
-    Args:
-        cfg: Config of the dense model.
-        checkpoint: What the file holds, dense or pruned.
-        path: The file.
-
     Raises:
         ValueError: If the checkpoint does not fit the model.
     """
@@ -149,13 +139,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def run_training(path: Path, launcher: str, resume: bool) -> None:
-    """Trains from a written config, in its folder.
-
-    Args:
-        path: The config.
-        launcher: As the Runner takes it.
-        resume: Whether to go on from the last checkpoint there.
-    """
+    """Trains from a written config, in its folder."""
     cfg = Config.fromfile(path)
     cfg.launcher = launcher
     before = last_checkpoint(path.parent) if resume else None
@@ -190,14 +174,7 @@ def _is_finished(path: Path, train_cfg: dict) -> bool:
 def evaluate(
     cfg: Config, checkpoint: Path, work_dir: Path, launcher: str
 ) -> dict[str, float]:
-    """Returns the metrics of a checkpoint, dense or pruned.
-
-    Args:
-        cfg: Config of the dense model.
-        checkpoint: The file.
-        work_dir: Where the logs go.
-        launcher: As the Runner takes it.
-    """
+    """Returns the metrics of a checkpoint, dense or pruned."""
     cfg = copy.deepcopy(cfg)
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         cfg.pop(key, None)

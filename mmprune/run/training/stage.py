@@ -17,6 +17,7 @@ from .recipe import (
     START,
     Recipe,
     check_trainable,
+    checkpoint_hook,
     scale_lr,
     training_config,
     with_amp,
@@ -150,7 +151,7 @@ def _config(
         distilled(cfg, stage.dense, folder, options.distill)
     with_plan(cfg, sparse)
     with_safety(cfg, stage.seed, log)
-    checkpoint = cfg.default_hooks.get('checkpoint')
+    checkpoint = checkpoint_hook(cfg)
     if checkpoint is not None:
         checkpoint.max_keep_ckpts = options.max_keep_ckpts
     if options.amp:

@@ -4,12 +4,12 @@ import hashlib
 import json
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor, nn
 
+from ...checkpoints.comparing import checksum
 from ...models import build_model
 from ...plan import PruningPlan
 from ...surgery import kept_index
@@ -22,13 +22,7 @@ _TELLING = {'betas', 'momentum', 'alpha', 'rho', 'lr_decay'}
 def start_checkpoint(
     pruned: dict, length: Length, dataset_meta: dict | None
 ) -> dict:
-    """Returns a checkpoint with weights and plan, where to start from.
-
-    Args:
-        pruned: The pruned checkpoint.
-        length: Of the run.
-        dataset_meta: Meta information of the training data.
-    """
+    """Returns a checkpoint with weights and plan, where to start from."""
     return dict(
         meta=dict(
             epoch=length.first if length.by_epoch else 0,
@@ -48,12 +42,6 @@ def add_optimizer(
 
     The learning rates and schedulers are those of the new run, at its first
     step: a Runner that resumes takes them from the checkpoint.
-
-    Args:
-        start: From :func:`start_checkpoint`.
-        cfg: The training config as read from its file.
-        state: Parameter name -> state of the optimizer.
-        length: Of the run.
     """
     model = build_model(cfg)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -90,11 +78,6 @@ def carried_state(
     dense: dict, cfg: Config, pruned: dict
 ) -> tuple[dict[str, dict], str]:
     """Returns the optimizer's state of a dense checkpoint, after surgery.
-
-    Args:
-        dense: The dense checkpoint.
-        cfg: Its config.
-        pruned: The pruned checkpoint, which carries the plan.
 
     Returns:
         Parameter name -> state of its kept units; and why it is empty.
@@ -186,11 +169,6 @@ def _kept(
 
 def digest(checkpoint: dict) -> str:
     """Returns a hash of the plan and the weights of a pruned checkpoint."""
-    found = hashlib.sha256()
-    plan = checkpoint['meta']['pruning_plan']
-    found.update(json.dumps(plan, sort_keys=True).encode())
-    for name, tensor in sorted(checkpoint['state_dict'].items()):
-        found.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}'.encode())
-        data = tensor.detach().cpu().contiguous().flatten()
-        found.update(data.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    plan = json.dumps(checkpoint['meta']['pruning_plan'], sort_keys=True)
+    both = plan + checksum(checkpoint['state_dict'])
+    return hashlib.sha256(both.encode()).hexdigest()
