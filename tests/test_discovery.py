@@ -361,3 +361,22 @@ def test_averages_that_nobody_reads_hold_nothing():
         last=conv(4, 2),
     )
     assert found(both) == {}
+
+
+def test_what_is_multiplied_by_zero_holds_nothing():
+    model = Net(
+        lambda net, x: net.last(net.one(x)) + net.one(x).sum() * 0.0,
+        one=conv(3, 4),
+        last=conv(4, 2),
+    )
+    assert found(model) == {'one': 4}
+
+
+def test_the_channels_of_the_input_are_no_units():
+    model = Net(
+        lambda net, x: net.two(net.one(x - net.mean)),
+        one=conv(3, 4),
+        two=conv(4, 2),
+    )
+    model.register_buffer('mean', torch.rand(3, 1, 1))
+    assert found(model) == {'one': 4}

@@ -153,7 +153,13 @@ def _group(
         (place for place in units[0] if place not in readers),
         key=lambda place: (order[place[0]], place[1]),
     )
-    matrices = [p for p in written if tensors[p[0]].ndim > 1]
+    # A buffer makes nothing: the mean of a picture is tied to its colours.
+    matrices = [
+        place
+        for place in written
+        if tensors[place[0]].ndim > 1
+        and isinstance(tensors[place[0]], nn.Parameter)
+    ]
     if not matrices:
         return None
     main = matrices[0]

@@ -60,6 +60,10 @@ def apply_rule(call: Call) -> None:
     if found is None and torch.Tag.pointwise in call.func.tags:
         found = pointwise
     inputs = list(tensors_in([call.args, call.kwargs]))
+    if name == 'mul' and any(
+        type(a) in (int, float) and not a for a in call.args
+    ):
+        return  # `unused.sum() * 0`, which keeps DDP content
     labelled = any(labels.of(tensor) for tensor in inputs)
     if not labelled and found in (pointwise, move, same):
         labels.pass_reduced(inputs, tensors_in(call.out))

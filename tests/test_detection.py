@@ -1,0 +1,162 @@
+"""Detectors of mmdet from their stock configs, with no line about pruning."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmprune.checkpoints.loading import load_model
+from mmprune.checkpoints.writing import save_pruned
+from mmprune.detection.drawn import drawn_batch, trained_size
+from mmprune.family import build_family
+from mmprune.masks import mask_plan
+from mmprune.pruners import TOLERANCE, masked_difference
+from mmprune.run.options import PruningOptions
+from mmprune.run.workflow import prune
+
+mmdet = pytest.importorskip('mmdet')
+
+CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
+
+
+def stock(name: str) -> Config:
+    """A config of mmdet's wheel, on small pictures and without a download."""
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg.model.backbone.init_cfg = None
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if 'scale' in step:
+            step.scale = (96, 64)
+    return cfg
+
+
+def detector(cfg: Config) -> nn.Module:
+    """The model, with norms that do something and scores that differ."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity='linear')
+    model.eval()
+    return model
+
+
+@pytest.fixture(scope='module')
+def retinanet():
+    cfg = stock('retinanet/retinanet_r18_fpn_1x_coco.py')
+    return cfg, detector(cfg)
+
+
+@pytest.fixture(scope='module')
+def pruned(retinanet):
+    cfg, model = retinanet
+    options = PruningOptions(
+        sparsity=0.3, mode='structured', latency_runs=1, prune_frozen=True
+    )
+    return prune(cfg, model, options)
+
+
+def test_a_stock_config_is_pruned_without_a_word_about_pruning(
+    retinanet, pruned
+):
+    cfg, model = retinanet
+    small, plan = pruned.models['structured'], pruned.plans['structured']
+    before, after = (
+        sum(p.numel() for p in m.parameters()) for m in (model, small)
+    )
+    assert after < 0.75 * before
+    # Backbone, neck and both towers of the shared head take part.
+    names = {group.name.split('.')[0] for group in plan.groups}
+    assert names == {'backbone', 'neck', 'bbox_head'}
+    forward = build_family(cfg).forward
+    assert masked_difference(model, plan, forward) < TOLERANCE
+
+
+def test_masks_change_what_is_predicted(retinanet, pruned):
+    """Otherwise the comparison above could not fail."""
+    import copy
+
+    cfg, model = retinanet
+    masked = copy.deepcopy(model)
+    mask_plan(masked, pruned.plans['structured'])
+    forward = build_family(cfg).forward
+    dense, thin = forward(model)[-1], forward(masked)[-1]
+    assert (dense - thin).abs().max() > 0.01 * dense.abs().max()
+
+
+def test_it_reloads_and_trains_by_the_detectors_own_loss(
+    retinanet, pruned, tmp_path
+):
+    cfg, _ = retinanet
+    small, plan = pruned.models['structured'], pruned.plans['structured']
+    path = tmp_path / 'pruned.pth'
+    save_pruned(small, plan, path)
+    again = load_model(cfg, path)
+    family = build_family(cfg)
+    for one, other in zip(
+        family.forward(small), family.forward(again), strict=True
+    ):
+        assert torch.equal(one, other)
+    before = {n: p.clone() for n, p in again.named_parameters()}
+    again.train()
+    optimizer = torch.optim.SGD(again.parameters(), lr=0.01)
+    family.loss(again, drawn_batch(cfg, 128, 128)).backward()
+    optimizer.step()
+    still = [
+        name
+        for name, p in again.named_parameters()
+        if p.requires_grad and torch.equal(p, before[name])
+    ]
+    assert still == []
+
+
+def test_a_two_stage_detector_is_followed_through_its_regions():
+    cfg = stock('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg.model.backbone.depth = 18
+    cfg.model.neck.in_channels = [64, 128, 256, 512]
+    cfg.model.roi_head.bbox_head.fc_out_channels = 32
+    model = detector(cfg)
+    family = build_family(cfg)
+    groups = {g.name: g for g in family.groups(model) if not g.dense}
+    neck = [g for name, g in groups.items() if name.startswith('neck')]
+    # The pyramid's channels are 7 x 7 blocks of the first linear layer.
+    assert any(
+        part.tensor == 'roi_head.bbox_head.shared_fcs.0.weight'
+        and part.block == 49
+        for group in neck
+        for part in group.consumers
+    )
+    assert groups['roi_head.bbox_head.shared_fcs.0'].size == 32
+
+
+def test_the_drawn_sample_holds_what_training_reads():
+    plain = stock('retinanet/retinanet_r18_fpn_1x_coco.py')
+    masks = stock('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    (sample,) = drawn_batch(plain, 64, 96)['data_samples']
+    assert 'masks' not in sample.gt_instances
+    (sample,) = drawn_batch(masks, 64, 96)['data_samples']
+    assert sample.gt_instances.masks.masks.shape == (3, 64, 96)
+    assert sample.gt_instances.bboxes.max() <= 96
+
+
+def test_costs_are_counted_at_the_size_of_the_config():
+    cfg = Config.fromfile(CONFIGS / 'yolox/yolox_tiny_8xb8-300e_coco.py')
+    assert trained_size(cfg) == (416, 416)
+    assert trained_size(stock('retinanet/retinanet_r18_fpn_1x_coco.py')) == (
+        64,
+        96,
+    )
+
+
+def test_a_criterion_that_needs_data_says_that_there_is_none(retinanet):
+    cfg, _ = retinanet
+    with pytest.raises(ValueError, match='training data is not at hand'):
+        build_family(cfg).batches()
