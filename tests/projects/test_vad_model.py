@@ -24,7 +24,7 @@ from projects.VAD.model.deformable_sampling import (
     _sample_compiled,
     sample_levels,
 )
-from projects.VAD.model.grid_mask import GridMask
+from projects.VAD.model.grid_mask import GridMask, _stripes
 from projects.VAD.model.transformer import bev_shift, rotate_bev
 
 BASE_CONFIG = ROOT / 'projects' / 'configs' / '_base_' / 'vad_model_tiny.py'
@@ -620,6 +620,49 @@ def test_grid_mask_keeps_stripes_and_drops_squares_in_training_only():
     assert never(pictures) is pictures
     with pytest.raises(ValueError, match='no probability'):
         GridMask(prob=1.5)
+
+
+def grid_mask_by_loops(seed, height, width):
+    """What VAD draws and keeps, stripe by stripe on its canvas."""
+    rng = np.random.RandomState(seed)
+    keep = np.zeros((height * 3 // 2, width * 3 // 2), bool)
+    if rng.rand() > 0.7:
+        return np.ones((height, width), bool)
+    period = rng.randint(2, height)
+    stripe = min(max(int(period / 2 + 0.5), 1), period - 1)
+    top, left = rng.randint(period), rng.randint(period)
+    for k in range(len(keep) // period):
+        keep[top + k * period : top + k * period + stripe] = True
+    for k in range(keep.shape[1] // period):
+        keep[:, left + k * period : left + k * period + stripe] = True
+    y, x = (len(keep) - height) // 2, (keep.shape[1] - width) // 2
+    return keep[y : y + height, x : x + width]
+
+
+@pytest.mark.parametrize('size', [(384, 640), (40, 60)])
+def test_a_seed_gives_the_grid_masks_of_the_original(size):
+    mask = GridMask().train()
+    for seed in range(60):
+        np.random.seed(seed)
+        kept = mask(torch.ones(1, 1, *size))[0, 0].bool().numpy()
+        assert (kept == grid_mask_by_loops(seed, *size)).all(), seed
+
+
+def test_no_stripe_begins_before_the_first_one():
+    """Canvas of 30, picture from 5 on; the stripe is 18 to 27 of it.
+
+    A period earlier it would be -1 to 8: there is none.
+    """
+    stripes = _stripes(20, period=19, stripe=10, first=18)
+    assert stripes.nonzero()[0].tolist() == list(range(13, 20))
+
+
+def test_evaluation_draws_one_number_as_the_original_does():
+    np.random.seed(0)
+    GridMask().eval()(torch.ones(1, 1, 8, 8))
+    after = np.random.rand()
+    np.random.seed(0)
+    assert after == np.random.rand(2)[1]
 
 
 def test_preprocessor_stacks_images_and_refuses_mixed_sizes():
