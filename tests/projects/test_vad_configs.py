@@ -117,6 +117,15 @@ def test_training_is_set_up_as_published(size, stage):
     assert config.auto_scale_lr.base_batch_size == 8
 
 
+@pytest.mark.parametrize('stage', STAGES)
+def test_every_epoch_is_kept_and_every_hundredth_step_logged(stage):
+    hooks = read('tiny', stage).default_hooks
+    assert hooks.checkpoint.interval == 1
+    assert hooks.checkpoint.get('max_keep_ckpts', -1) == -1
+    assert hooks.logger.interval == 100
+    assert read('tiny', stage).log_processor.window_size == 100
+
+
 @pytest.mark.parametrize('name', ['train', 'val', 'test'])
 def test_data_are_vad_info_files_below_the_folder(name, monkeypatch):
     monkeypatch.setenv('MMPRUNE_NUSCENES', '/disk/nuscenes')
