@@ -140,11 +140,13 @@ def check_start(cfg: 'Config', log: Callable[[str], None]) -> None:
     """Looks at the weights that a training starts from.
 
     Raises:
-        ValueError: If they cannot be read.
+        ValueError: If it needs some and has none, or they cannot be read.
     """
     from mmprune.checkpoints.normalization import compare_normalization
     from mmprune.checkpoints.reading import load_checkpoint_file
+    from mmprune.hooks import check_weights
 
+    check_weights(cfg)
     if cfg.load_from and '://' not in cfg.load_from:
         meta = load_checkpoint_file(cfg.load_from).get('meta')
         compare_normalization(cfg, meta, cfg.load_from, log)

@@ -12,6 +12,7 @@ import projects.VAD  # noqa: F401
 from mmprune.checkpoints.normalization import normalization_of_training
 from projects.VAD.data.config_datasets import set_info_file
 from projects.VAD.mini_world.keyframe import write_keyframe
+from tools import train
 
 FOLDER = ROOT / 'projects' / 'configs' / 'VAD'
 SIZES = ('tiny', 'base')
@@ -86,9 +87,28 @@ def test_checkpoints_will_know_their_normalisation(tmp_path, stage):
     assert (found['mean'], found['std'], found['to_rgb']) == expected
 
 
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('stage', ['stage_2', 'stage_2_rgb'])
+def test_the_second_stage_refuses_to_start_from_random_weights(
+    size, stage, capsys, tmp_path
+):
+    """Its stem is frozen, and nothing but a checkpoint fills it."""
+    words = [FOLDER / f'VAD_{size}_{stage}.py', '--work-dir', tmp_path]
+    with pytest.raises(SystemExit) as end:
+        train.main([str(word) for word in words])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert (
+        f'VAD_{size}_{stage}.py goes on from the weights of another' in error
+    )
+    first = f'work_dirs/VAD_{size}_stage_1/epoch_48.pth'
+    assert f'add --load-from {first}' in error
+
+
 @pytest.mark.parametrize('stage', ['stage_1', 'e2e'])
 def test_what_trains_from_scratch_needs_no_checkpoint(stage):
     config = read('tiny', stage)
+    assert not config.custom_hooks
     assert 'torchvision' in config.model.img_backbone.init_cfg.checkpoint
 
 

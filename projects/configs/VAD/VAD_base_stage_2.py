@@ -18,3 +18,10 @@ _base_ = [
     '../_base_/vad_runtime.py',
     '../_base_/vad_nuscenes_base.py',
 ]
+
+custom_hooks = [
+    dict(
+        type='mmprune.NeededWeightsHook',
+        hint='--load-from work_dirs/VAD_base_stage_1/epoch_48.pth',
+    )
+]

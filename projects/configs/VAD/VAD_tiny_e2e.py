@@ -31,6 +31,9 @@ model = dict(
     ),
 )
 
+# It needs no weights to start with.
+custom_hooks = []
+
 max_epochs = 60
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler
