@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> dict:
         argv,
     )
     # PyTorch, which --help does without.
+    from mmprune.checkpoints.normalization import compare_normalization
     from mmprune.checkpoints.reading import (
         load_checkpoint_file,
         trust_checkpoints,
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> dict:
     checkpoint = load_checkpoint_file(
         asked.checkpoint, trust=asked.trust_checkpoint
     )
+    meta = checkpoint.get('meta')
+    compare_normalization(cfg, meta, asked.checkpoint, log)
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
     launch.start(cfg.launcher, dist_cfg, log)
     return training.runner_with(cfg, checkpoint, asked.checkpoint).test()

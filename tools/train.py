@@ -39,6 +39,12 @@ class TrainOptions:
         metavar='CHECKPOINT',
         shown='off',
     )
+    load_from: str | None = option(
+        None,
+        'start from the weights of a checkpoint',
+        metavar='CHECKPOINT',
+        shown="the config's load_from, else none",
+    )
     amp: bool = options.amp()
     auto_scale_lr: bool = options.auto_scale_lr()
     trust_checkpoint: bool = options.trust_checkpoint()
@@ -68,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     stem = Path(asked.config).stem
     cfg.work_dir = asked.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
     amend(cfg, asked, log)
+    check_start(cfg, log)
     train(cfg, launching.launcher, log)
 
 
@@ -104,6 +111,7 @@ def amend(
     from mmprune.run import training
 
     training.with_safety(cfg, log=log)
+    cfg.load_from = asked.load_from or cfg.get('load_from')
     if asked.amp:
         if not torch.cuda.is_available():
             raise ValueError(
@@ -126,6 +134,22 @@ def amend(
         if not path.is_file():
             raise ValueError(f'--resume: no checkpoint at {path}')
         cfg.load_from, cfg.resume = str(path), True
+
+
+def check_start(cfg: 'Config', log: Callable[[str], None]) -> None:
+    """Looks at the weights that a training starts from.
+
+    Raises:
+        ValueError: If it needs some and has none, or they cannot be read.
+    """
+    from mmprune.checkpoints.normalization import compare_normalization
+    from mmprune.checkpoints.reading import load_checkpoint_file
+    from mmprune.hooks import check_weights
+
+    check_weights(cfg)
+    if cfg.load_from and '://' not in cfg.load_from:
+        meta = load_checkpoint_file(cfg.load_from).get('meta')
+        compare_normalization(cfg, meta, cfg.load_from, log)
 
 
 def _how_to_go_on(folder: Path) -> str:

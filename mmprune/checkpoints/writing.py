@@ -10,6 +10,7 @@ from torch import nn
 from ..atomic_file import save_checkpoint
 from ..plan import PruningPlan
 from ..version import __version__
+from .normalization import normalization_of_training
 
 
 def save_pruned(
@@ -91,6 +92,8 @@ def _meta(
     return {
         **plain,
         **text,
+        # That of the training: the config may be another one's.
+        'img_norm_cfg': normalization_of_training(meta),
         'mmprune_version': __version__,
         'pruning_plan': plan.to_dict(),
     }

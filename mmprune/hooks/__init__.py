@@ -5,6 +5,7 @@ from .export_hook import ExportHook
 from .gradual_pruning_hook import GradualPruningHook
 from .group_penalty_hook import GroupPenaltyHook
 from .mask_hook import MaskHook
+from .needed_weights_hook import NeededWeightsHook, check_weights
 from .plan_hook import PlanHook
 from .seed_hook import SeedHook, seed_worker
 from .unread_data_hook import UnreadDataHook
@@ -15,9 +16,11 @@ __all__ = [
     'GradualPruningHook',
     'GroupPenaltyHook',
     'MaskHook',
+    'NeededWeightsHook',
     'PlanHook',
     'SafeCheckpointHook',
     'SeedHook',
     'UnreadDataHook',
+    'check_weights',
     'seed_worker',
 ]

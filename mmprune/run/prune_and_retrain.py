@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from ..checkpoints.normalization import compare_normalization
 from ..checkpoints.reading import load_checkpoint_file, trust_checkpoints
 from . import folder as run_folder
 from . import launch, report_html, training, workflow
@@ -150,6 +151,7 @@ class Run:
             model, meta = workflow.load_dense(
                 self.cfg, self.dense, self.pruning
             )
+            compare_normalization(self.cfg, meta, self.dense, self.log)
             result = workflow.prune(self.cfg, model, self.pruning, progress)
             progress('writing')
             result.report.update(asked)

@@ -19,7 +19,12 @@ from shapely.ops import unary_union
 from tiny_nuscenes import START, STEP, write_nuscenes
 
 from projects.VAD.data import nuscenes_infos
-from projects.VAD.data.ego_info import CanBus, ego_path, ego_status
+from projects.VAD.data.ego_info import (
+    CanBus,
+    ego_path,
+    ego_status,
+    path_speed,
+)
 from projects.VAD.data.info_file import load_info_file
 from projects.VAD.data.keyframe_dataset import CAMERAS
 from projects.VAD.data.map_ground_truth import LocationMap, MapExpansion
@@ -251,18 +256,24 @@ def test_steering_is_flipped_where_traffic_keeps_left(root):
     assert can_bus.motion('scene-0061', START, False)[1] == 0.5
 
 
-def test_without_can_bus_speed_comes_from_the_poses():
-    points = [(0, 0), (1, 0), (4, 0)]
-    ego2global = np.tile(np.eye(4), (3, 1, 1))
-    ego2global[:, :2, 3] = points
-    level = [[1.0, 0, 0, 0]] * 3
-    speeds = [
-        ego_status(ego2global, level, i, np.zeros(18), None, 0.0)[[1, 7]]
-        for i in range(3)
-    ]
-    assert np.array(speeds).tolist() == [[2, 2], [2, 2], [6, 6]]
+def test_without_can_bus_speed_comes_from_the_path():
+    """1 and 3 m in two steps of 0.5 s; before them 1 m, after them none."""
+    poses = poses_along([(0, 0), (1, 0), (4, 0)])
+    speeds = [path_speed(ego_path(poses, i)) for i in range(3)]
+    assert speeds == pytest.approx([1 + 1, 1 + 3, 3 + 0])
     assert not CanBus(None).numbers('scene-0061', START).any()
     assert CanBus(None).motion('scene-0061', START, True) == (None, 0.0)
+
+
+def test_the_velocity_is_that_of_the_step_that_ends():
+    ego2global = np.tile(np.eye(4), (3, 1, 1))
+    ego2global[:, :2, 3] = [(0, 0), (1, 0), (4, 0)]
+    level = [[1.0, 0, 0, 0]] * 3
+    found = [
+        ego_status(ego2global, level, i, np.zeros(18), 9.0, 0.0)[[1, 7]]
+        for i in range(3)
+    ]
+    assert np.array(found).tolist() == [[2, 9], [2, 9], [6, 9]]
 
 
 # ---- map
@@ -510,9 +521,10 @@ def test_an_absent_can_bus_is_said_or_refused(root, tmp_path, capsys):
     assert f'no CAN bus at {bare / "can_bus"}; unpack' in text
     create_data.main(['nuscenes', '--root-path', str(bare)])
     assert 'rotation rate and steering are zero' in capsys.readouterr().err
-    info = read(bare, 'train')['infos'][0]
-    assert not info['can_bus'].any()
-    assert info['gt_ego_lcf_feat'][7] == 8
+    infos = read(bare, 'train')['infos']
+    assert not infos[0]['can_bus'].any()
+    # 4 m per step of 0.5 s, and none after the last of the four keyframes.
+    assert [info['gt_ego_lcf_feat'][7] for info in infos] == [8, 8, 8, 4]
 
 
 def test_an_absent_map_is_one_sentence(root, tmp_path, capsys):

@@ -297,12 +297,13 @@ def test_truth_of_the_tables_scores_as_the_devkit(official, tables):
     assert ours == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize('region', ['ego', 'vad_official'])
 @pytest.mark.parametrize('tokens', [6, 2])
-def test_both_truths_agree_in_the_region_of_vad(official, tables, tokens):
+def test_both_truths_agree_in_a_rectangle(official, tables, tokens, region):
     samples = official[1][:tokens]
-    from_samples = evaluated(samples)
+    from_samples = evaluated(samples, region=region)
     options = dict(data_root=tables.dataroot, version='v1.0-mini')
-    from_tables = evaluated(samples, **options)
+    from_tables = evaluated(samples, region=region, **options)
     assert from_samples == pytest.approx(from_tables, abs=1e-5)
     assert from_samples['mAP'] != official[0]['mAP']
 
@@ -361,20 +362,70 @@ def test_without_attributes_nothing_is_called_nds(tables):
     ('forward', 'left', 'counts'),
     [(29.9, 14.9, 1), (-29.9, -14.9, 1), (30.1, 0, 0), (0, 15.1, 0)],
 )
-def test_the_region_of_vad_is_a_rectangle_around_the_ego(
-    tables, forward, left, counts
-):
-    """The LiDAR sits 0.94 m ahead of the ego's origin, x to the right."""
+def test_the_default_region_turns_with_the_ego(tables, forward, left, counts):
+    one = with_buses(tables, forward, left)
+    one.pred_instances_3d = one.pred_instances_3d[:1]
+    # one of two is found: above recall 0.5 nothing is
+    assert evaluated([one])['AP_bus'] == pytest.approx(counts * 40 / 90)
+
+
+def with_buses(tables, forward, left):
+    """A sample with two buses, one somewhere and one 5.94 m ahead.
+
+    The LiDAR sits 0.94 m ahead of the ego's origin, x to the right.
+    """
     one = data_sample(tables, 's0_1', perturb=unchanged)
     place = [-left, forward - 0.94, -1.0, 4.0, 2.0, 1.5, 0.3, 0.0, 0.0]
-    far = [0.0, 5.0, *place[2:]]
+    near = [0.0, 5.0, *place[2:]]
     for instances in (one.gt_instances_3d, one.pred_instances_3d):
-        instances.bboxes_3d.tensor[:2] = torch.tensor([place, far]).double()
+        instances.bboxes_3d.tensor[:2] = torch.tensor([place, near]).double()
         instances.labels_3d[:2] = CLASSES.index('bus')
-    one.pred_instances_3d = one.pred_instances_3d[:1]
-    metrics = evaluated([one])
-    # one of one, or of two: above recall 0.5 nothing is found
-    assert metrics['AP_bus'] == pytest.approx(counts * 40 / 90)
+    return one
+
+
+BOTH, TRUTH_ALONE, NEITHER = (40 / 90, 40 / 90), (0, 40 / 90), (0, 1)
+
+
+@pytest.mark.parametrize(
+    ('degrees', 'forward', 'left', 'expected'),
+    [
+        # the ego looks along x of the map: its own axes, but for the cut
+        (0, 29.9, 14.9, BOTH),
+        (0, 30.1, 0, NEITHER),
+        # along y of the map: 15 m ahead are the end, 30 m to the sides of
+        # the truth, and predictions also end 15 m to the sides
+        (90, 14.9, 14.9, BOTH),
+        (90, 15.1, 0, NEITHER),
+        (90, 29.9, 0, NEITHER),
+        (90, 0, 15.1, TRUTH_ALONE),
+        (90, -14.9, -29.9, TRUTH_ALONE),
+        (90, 0, 30.1, NEITHER),
+    ],
+)
+def test_the_region_of_vads_logs_has_the_axes_of_the_map(
+    tables, degrees, forward, left, expected
+):
+    """AP with that bus found, and with the near one found.
+
+    One found of two is 40 / 90, the only true one 1.
+    """
+    one = with_buses(tables, forward, left)
+    pose = np.eye(4)
+    turn = Quaternion(axis=[0, 0, 1], degrees=degrees)
+    pose[:3, :3] = turn.rotation_matrix
+    pose[:3, 3] = 650, 1600, 0
+    one.set_metainfo(dict(ego2global=pose))
+    found = []
+    for i in (0, 1):
+        sample = one.clone()
+        sample.pred_instances_3d = one.pred_instances_3d[i : i + 1]
+        metrics = evaluated([sample], region='vad_official')
+        found.append(metrics['AP_bus'])
+    assert found == pytest.approx(expected)
+
+
+def test_the_earlier_name_of_the_default_region_still_works():
+    assert VADMetric(region='vad').region == VADMetric().region == 'ego'
 
 
 def test_attributes_follow_from_class_and_speed():

@@ -5,21 +5,25 @@ from golden import ROOT, build_vad
 from mmdet3d.registry import DATASETS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import projects.VAD  # noqa: F401
+from mmprune.checkpoints.normalization import normalization_of_training
 from projects.VAD.data.config_datasets import set_info_file
 from projects.VAD.mini_world.keyframe import write_keyframe
+from tools import train
 
 FOLDER = ROOT / 'projects' / 'configs' / 'VAD'
 SIZES = ('tiny', 'base')
-STAGES = ('stage_1', 'stage_2', 'e2e')
+STAGES = ('stage_1', 'stage_2', 'stage_2_rgb', 'e2e')
 
 # epochs, class, box and points weights (as losses and as matching costs),
 # the four planning weights
 TABLE = {
     'stage_1': (48, 2.0, 0.25, 1.0, (0, 0, 0, 0)),
     'stage_2': (12, 0.8, 0.1, 0.4, (1, 1, 1, 0.5)),
+    'stage_2_rgb': (12, 0.8, 0.1, 0.4, (1, 1, 1, 0.5)),
     'e2e': (60, 2.0, 0.25, 1.0, (1, 1, 1, 0.5)),
 }
 
@@ -49,17 +53,63 @@ def test_stages_differ_in_loss_weights_and_epochs(size, stage):
     assert config.family == 'vad'
 
 
+# The released weights want grey levels of BGR; what starts from torchvision's
+# ResNet, and goes on from there, RGB by ImageNet's deviation.
+BGR = [103.530, 116.280, 123.675], [1, 1, 1], False
+RGB = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375], True
+
+
+@pytest.mark.parametrize('stage', STAGES)
 @pytest.mark.parametrize('size', SIZES)
-def test_pictures_are_normalised_as_the_released_weights_need(size):
-    config = read(size, 'stage_2')
-    steps = {step.type: step for step in config.test_pipeline}
-    normalise = steps['NormalizeMultiviewImage']
-    assert normalise.mean == [103.530, 116.280, 123.675]
-    assert normalise.std == [1, 1, 1]
-    assert not normalise.to_rgb
-    scale = steps['RandomScaleImageMultiViewImage'].scales
-    assert scale == [{'tiny': 0.4, 'base': 0.8}[size]]
+def test_pictures_are_normalised_as_the_start_of_the_stage_was(size, stage):
+    config = read(size, stage)
+    for name in ('train', 'val', 'test'):
+        pipeline = config[f'{name}_dataloader'].dataset.pipeline
+        steps = {step.type: step for step in pipeline}
+        found = steps['NormalizeMultiviewImage']
+        expected = BGR if stage == 'stage_2' else RGB
+        assert (found.mean, found.std, found.to_rgb) == expected
+        scale = steps['RandomScaleImageMultiViewImage'].scales
+        assert scale == [{'tiny': 0.4, 'base': 0.8}[size]]
     assert config.test_dataloader.dataset.pipeline == config.test_pipeline
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_checkpoints_will_know_their_normalisation(tmp_path, stage):
+    """A Runner writes the meta information of the training data into them."""
+    init_default_scope('mmdet3d')
+    config = read('tiny', stage)
+    set_info_file(config, write_keyframe(tmp_path))
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    meta = dict(dataset_meta=dataset.metainfo)
+    found = normalization_of_training(meta)
+    expected = BGR if stage == 'stage_2' else RGB
+    assert (found['mean'], found['std'], found['to_rgb']) == expected
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('stage', ['stage_2', 'stage_2_rgb'])
+def test_the_second_stage_refuses_to_start_from_random_weights(
+    size, stage, capsys, tmp_path
+):
+    """Its stem is frozen, and nothing but a checkpoint fills it."""
+    words = [FOLDER / f'VAD_{size}_{stage}.py', '--work-dir', tmp_path]
+    with pytest.raises(SystemExit) as end:
+        train.main([str(word) for word in words])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert (
+        f'VAD_{size}_{stage}.py goes on from the weights of another' in error
+    )
+    first = f'work_dirs/VAD_{size}_stage_1/epoch_48.pth'
+    assert f'add --load-from {first}' in error
+
+
+@pytest.mark.parametrize('stage', ['stage_1', 'e2e'])
+def test_what_trains_from_scratch_needs_no_checkpoint(stage):
+    config = read('tiny', stage)
+    assert not config.custom_hooks
+    assert 'torchvision' in config.model.img_backbone.init_cfg.checkpoint
 
 
 def test_a_stock_runner_takes_the_config(tmp_path):
@@ -115,6 +165,15 @@ def test_training_is_set_up_as_published(size, stage):
     assert warm_up.start_factor == pytest.approx(1 / 3)
     assert cosine.eta_min_ratio == 1e-3
     assert config.auto_scale_lr.base_batch_size == 8
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_every_epoch_is_kept_and_every_hundredth_step_logged(stage):
+    hooks = read('tiny', stage).default_hooks
+    assert hooks.checkpoint.interval == 1
+    assert hooks.checkpoint.get('max_keep_ckpts', -1) == -1
+    assert hooks.logger.interval == 100
+    assert read('tiny', stage).log_processor.window_size == 100
 
 
 @pytest.mark.parametrize('name', ['train', 'val', 'test'])

@@ -256,6 +256,41 @@ def test_a_keyframe_without_box_or_line_is_replaced(root, pipelines):
     assert len(val_set(root, pipelines['test'])[1]['data_samples'].gt_map) == 0
 
 
+@pytest.mark.parametrize(
+    ('boxes', 'lines', 'windows'),
+    [
+        (True, True, {'01', '02', '12'}),
+        (True, False, {'01', '02', '12'}),
+        (False, True, {'01', '02', '12'}),
+        (False, False, {'01'}),
+    ],
+)
+def test_an_earlier_frame_without_boxes_and_lines_drops_the_sample(
+    root, boxes, lines, windows
+):
+    """Frames 0 to 2 are before it, two of them are taken, 2 has nothing."""
+
+    def empty(content):
+        info = content['infos'][2]
+        if not boxes:
+            info['valid_flag'][:] = False
+        if not lines:
+            info['gt_map_lines'] = dict.fromkeys(info['gt_map_lines'], [])
+
+    rewrite(root, empty)
+    dataset = train_set(root)
+    samples = [dataset.prepare_data(3) for _ in range(30)]
+    found = {
+        ''.join(frame['token'][-1] for frame in sample['history'])
+        for sample in samples
+        if sample is not None
+    }
+    assert found == windows
+    assert any(sample is None for sample in samples) == (len(windows) < 3)
+    dataset = train_set(root, filter_empty_gt=False)
+    assert all(dataset.prepare_data(3) for _ in range(10))
+
+
 def test_attributes_are_filtered_with_their_boxes(root, pipelines):
     def move(content):
         content['infos'][0]['gt_boxes'][0, 1] = 80.0

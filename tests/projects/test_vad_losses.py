@@ -167,16 +167,18 @@ def test_each_weight_scales_its_own_loss_in_every_layer():
 
 
 @pytest.mark.parametrize(
-    ('epoch', 'weight'), [(3, 0.083445), (8, 1.016555), (None, 1.0)]
+    ('epoch', 'weight'),
+    # 1.1 / (1 + exp(32.5 - 100 p)): the exponent is 32.5, 2.5, -2.5, -67.5
+    [(0, 0.0), (6, 0.083444), (7, 1.016556), (20, 1.1), (None, 1.0)],
 )
-def test_the_motion_losses_grow_with_the_epochs_if_asked(epoch, weight):
+def test_the_trajectory_loss_sets_in_after_a_third_if_asked(epoch, weight):
     outs, gt = random_step()
     step = outs, [gt], CODE_WEIGHTS, MAP_CODE_WEIGHTS
     hub = MessageHub.get_current_instance()
     plain = VADLoss()(*step)
     if epoch is not None:
         hub.update_info('epoch', epoch)
-        hub.update_info('max_epochs', 10)
+        hub.update_info('max_epochs', 20)
     try:
         grown = VADLoss(use_traj_lr_warmup=True)(*step)
         same = VADLoss()(*step)
@@ -184,8 +186,10 @@ def test_the_motion_losses_grow_with_the_epochs_if_asked(epoch, weight):
         for key in ('epoch', 'max_epochs'):
             hub.runtime_info.pop(key, None)
     for name, loss in plain.items():
-        factor = weight if name.startswith('loss_traj') else 1.0
-        assert grown[name].item() == pytest.approx(factor * loss.item(), 1e-4)
+        factor = weight if name == 'loss_traj' else 1.0
+        assert grown[name].item() == pytest.approx(
+            factor * loss.item(), rel=1e-5, abs=1e-9
+        )
         assert same[name] == loss
 
 

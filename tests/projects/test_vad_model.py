@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import ROOT, build_vad
+from mmdet.models.layers import LearnedPositionalEncoding
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData
 
@@ -24,7 +26,7 @@ from projects.VAD.model.deformable_sampling import (
     _sample_compiled,
     sample_levels,
 )
-from projects.VAD.model.grid_mask import GridMask
+from projects.VAD.model.grid_mask import GridMask, _stripes
 from projects.VAD.model.transformer import bev_shift, rotate_bev
 
 BASE_CONFIG = ROOT / 'projects' / 'configs' / '_base_' / 'vad_model_tiny.py'
@@ -419,11 +421,80 @@ def test_init_weights_starts_as_described():
     torch.testing.assert_close(
         modes @ modes.t(), torch.eye(6), atol=1e-5, rtol=0
     )
-    for embedding in head.positional_encoding.children():
-        assert 0 <= embedding.weight.min() < 0.1
-        assert 0.9 < embedding.weight.max() <= 1
     assert head.transformer.level_embeds.std() > 0.8
     assert head.transformer.reference_points.bias.abs().max() == 0
+
+
+def test_positions_start_as_in_the_original():
+    """Of agents and lanes by Xavier, of the ego as PyTorch does.
+
+    PyTorch draws weights and biases up to 1 / sqrt(inputs).
+    """
+    model = MODELS.build(build_config())
+    model.init_weights()
+    head = model.pts_bbox_head
+    xavier = math.sqrt(6 / (2 + 64))
+    for linear in (head.pos_mlp_sa, head.pos_mlp):
+        assert 0.8 * xavier < linear.weight.abs().max() <= xavier
+        assert linear.bias.abs().max() == 0
+    for linear in (head.ego_agent_pos_mlp, head.ego_map_pos_mlp):
+        assert xavier < linear.weight.abs().max() <= math.sqrt(1 / 2)
+        assert xavier < linear.bias.abs().max() <= math.sqrt(1 / 2)
+
+
+def test_the_can_bus_network_keeps_pytorchs_biases():
+    model = MODELS.build(build_config())
+    model.init_weights()
+    network = model.pts_bbox_head.transformer.can_bus_mlp
+    for linear, inputs in ((network[0], 18), (network[2], 32)):
+        limit = math.sqrt(1 / inputs)
+        assert 0.5 * limit < linear.bias.abs().max() <= limit
+        xavier = math.sqrt(6 / (inputs + linear.out_features))
+        assert 0.9 * xavier < linear.weight.abs().max() <= xavier
+
+
+class HeadOfItsOwn(BaseModule):
+    """As the original's head: ``init_weights`` asks the transformer alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.positional_encoding = LearnedPositionalEncoding(
+            128, row_num_embed=100, col_num_embed=100
+        )
+
+    def init_weights(self):
+        """Does not call the base class, which would ask the children."""
+
+
+def is_normal(embedding):
+    values = embedding.weight
+    spread = values.min() < -2.5 and values.max() > 2.5
+    return (
+        spread and abs(values.mean()) < 0.05 and abs(values.std() - 1) < 0.05
+    )
+
+
+def test_the_positional_encoding_stays_normally_distributed():
+    """mmdet's encoding wants a uniform start, which nobody asks it for."""
+    detector = BaseModule()
+    detector.pts_bbox_head = HeadOfItsOwn()
+    detector.init_weights()
+    theirs = detector.pts_bbox_head.positional_encoding
+    assert all(map(is_normal, theirs.children()))
+    theirs.init_weights()
+    assert theirs.row_embed.weight.min() >= 0 > -theirs.row_embed.weight.max()
+
+    model = build_vad('tiny', 'stage_2')
+    model.init_weights()
+    ours = model.pts_bbox_head.positional_encoding
+    assert all(map(is_normal, ours.children()))
+
+
+def test_the_branches_of_all_layers_start_equal():
+    head = MODELS.build(build_config()).pts_bbox_head
+    first, second = head.reg_branches[:2]
+    assert torch.equal(first[0].weight, second[0].weight)
+    assert first[0].weight is not second[0].weight
 
 
 def test_configs_start_from_imagenet_only_where_they_train_from_scratch():
@@ -620,6 +691,49 @@ def test_grid_mask_keeps_stripes_and_drops_squares_in_training_only():
     assert never(pictures) is pictures
     with pytest.raises(ValueError, match='no probability'):
         GridMask(prob=1.5)
+
+
+def grid_mask_by_loops(seed, height, width):
+    """What VAD draws and keeps, stripe by stripe on its canvas."""
+    rng = np.random.RandomState(seed)
+    keep = np.zeros((height * 3 // 2, width * 3 // 2), bool)
+    if rng.rand() > 0.7:
+        return np.ones((height, width), bool)
+    period = rng.randint(2, height)
+    stripe = min(max(int(period / 2 + 0.5), 1), period - 1)
+    top, left = rng.randint(period), rng.randint(period)
+    for k in range(len(keep) // period):
+        keep[top + k * period : top + k * period + stripe] = True
+    for k in range(keep.shape[1] // period):
+        keep[:, left + k * period : left + k * period + stripe] = True
+    y, x = (len(keep) - height) // 2, (keep.shape[1] - width) // 2
+    return keep[y : y + height, x : x + width]
+
+
+@pytest.mark.parametrize('size', [(384, 640), (40, 60)])
+def test_a_seed_gives_the_grid_masks_of_the_original(size):
+    mask = GridMask().train()
+    for seed in range(60):
+        np.random.seed(seed)
+        kept = mask(torch.ones(1, 1, *size))[0, 0].bool().numpy()
+        assert (kept == grid_mask_by_loops(seed, *size)).all(), seed
+
+
+def test_no_stripe_begins_before_the_first_one():
+    """Canvas of 30, picture from 5 on; the stripe is 18 to 27 of it.
+
+    A period earlier it would be -1 to 8: there is none.
+    """
+    stripes = _stripes(20, period=19, stripe=10, first=18)
+    assert stripes.nonzero()[0].tolist() == list(range(13, 20))
+
+
+def test_evaluation_draws_one_number_as_the_original_does():
+    np.random.seed(0)
+    GridMask().eval()(torch.ones(1, 1, 8, 8))
+    after = np.random.rand()
+    np.random.seed(0)
+    assert after == np.random.rand(2)[1]
 
 
 def test_preprocessor_stacks_images_and_refuses_mixed_sizes():

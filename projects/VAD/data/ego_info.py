@@ -61,7 +61,7 @@ def ego_status(
     quaternions: Sequence[Sequence[float]],
     index: int,
     can_bus: np.ndarray,
-    speed: float | None,
+    speed: float,
     steering: float,
 ) -> np.ndarray:
     """Returns ``gt_ego_lcf_feat``: the local features of the ego.
@@ -76,7 +76,7 @@ def ego_status(
         quaternions: Their rotations, wxyz.
         index: The keyframe.
         can_bus: ``[18]`` of the keyframe; 7:9 is the acceleration.
-        speed: From the CAN bus, m/s; None where there is none.
+        speed: From the CAN bus, else that of ``path_speed``, m/s.
         steering: Angle of the steering, rad, positive to the left.
     """
     spots = np.asarray(ego2global)[:, :2, 3]
@@ -95,11 +95,24 @@ def ego_status(
             turn,
             EGO_LENGTH,
             EGO_WIDTH,
-            measured if speed is None else speed,
+            speed,
             2 * steering / WHEELBASE,
         ],
         dtype=np.float32,
     )
+
+
+def path_speed(path: dict) -> float:
+    """Returns the mean speed from half a second before to half after, m/s.
+
+    The original takes it where there is no CAN bus. At the end of a scene,
+    where no step follows, it is half of what it was.
+
+    Args:
+        path: Of ``ego_path``.
+    """
+    before, after = path['gt_ego_his_trajs'][-1], path['gt_ego_fut_trajs'][0]
+    return float(np.hypot(*(before + after))) / (2 * STEP_SECONDS)
 
 
 class CanBus:

@@ -120,6 +120,11 @@ class NormalizeMultiviewImage(BaseTransform):
         self.mean = np.array(mean, dtype=np.float32)
         self.std = np.array(std, dtype=np.float32)
         self.to_rgb = to_rgb
+        self.settings = dict(
+            mean=list(map(float, mean)),
+            std=list(map(float, std)),
+            to_rgb=bool(to_rgb),
+        )
 
     def transform(self, results: dict) -> dict:
         """Normalises every picture of ``results['img']``."""
@@ -127,9 +132,7 @@ class NormalizeMultiviewImage(BaseTransform):
             mmcv.imnormalize(img, self.mean, self.std, self.to_rgb)
             for img in results['img']
         ]
-        results['img_norm_cfg'] = dict(
-            mean=self.mean, std=self.std, to_rgb=self.to_rgb
-        )
+        results['img_norm_cfg'] = self.settings
         return results
 
 

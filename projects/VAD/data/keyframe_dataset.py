@@ -11,6 +11,7 @@ from mmdet3d.registry import DATASETS, TRANSFORMS
 from mmdet3d.structures import LiDARInstance3DBoxes, get_box_type
 from mmengine.dataset import BaseDataset
 
+from projects.VAD.data.image_transforms import NormalizeMultiviewImage
 from projects.VAD.data.info_file import load_info_file
 
 CLASSES = (
@@ -106,6 +107,10 @@ class NuScenesKeyframeDataset(BaseDataset):
             pipeline=steps,
             **kwargs,
         )
+        for step in steps:
+            if isinstance(step, NormalizeMultiviewImage):
+                # A Runner writes it into its checkpoints.
+                self._metainfo['img_norm_cfg'] = step.settings
 
     @property
     def limit(self) -> int | None:

@@ -19,7 +19,12 @@ from pyquaternion import Quaternion
 
 from mmprune.atomic_file import write_whole
 from projects.VAD.data.agent_info import agent_info
-from projects.VAD.data.ego_info import CanBus, ego_path, ego_status
+from projects.VAD.data.ego_info import (
+    CanBus,
+    ego_path,
+    ego_status,
+    path_speed,
+)
 from projects.VAD.data.keyframe_dataset import CAMERAS
 from projects.VAD.data.map_ground_truth import MapExpansion
 from projects.VAD.data.map_lines import REGION
@@ -148,14 +153,16 @@ def scene_infos(source: Source, scene: dict) -> list[dict]:
         info |= ego_path(poses, i)
         moment = scene['name'], sample['timestamp']
         info['can_bus'] = source.can_bus.numbers(*moment)
+        speed, steering = source.can_bus.motion(
+            *moment, left_hand_traffic=location.startswith('singapore')
+        )
         info['gt_ego_lcf_feat'] = ego_status(
             np.stack([_matrix(ego) for ego in egos]),
             [ego['rotation'] for ego in egos],
             i,
             info['can_bus'],
-            *source.can_bus.motion(
-                *moment, left_hand_traffic=location.startswith('singapore')
-            ),
+            path_speed(info) if speed is None else speed,
+            steering,
         )
         if source.maps is not None:
             info['gt_map_lines'] = source.maps[location].lines(poses[i])

@@ -76,7 +76,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
         map_ann_file: Map lines for evaluation as VAD caches them
             (``nuscenes_map_anns_val.json``).
         filter_empty_gt: Whether training leaves keyframes without box or
-            map line out.
+            map line out, and those with an earlier frame without both.
         corrupt: ``fatal``: a keyframe that cannot be read is an error.
             ``skip``: warns once per file. A bad record is left out when the
             file is read; for a bad picture training takes another keyframe.
@@ -242,18 +242,12 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
         return results
 
     def _add_map(self, results: dict) -> dict:
-        lines = results.pop('gt_map_lines', None)
         if 'gt_map' in results:
+            results.pop('gt_map_lines', None)
             return results
-        if lines is None:
-            lines = self._lines_from_map(results)
-        if lines is None:
+        pairs = self._map_lines(results)
+        if pairs is None:
             return results
-        pairs = [
-            (np.asarray(line), label)
-            for label, name in enumerate(self.map_classes)
-            for line in lines.get(name, ())
-        ]
         shapes = [line for line, _ in pairs]
         targets = line_targets(
             shapes,
@@ -266,6 +260,19 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             targets['lines'] = shapes
         results['gt_map'] = targets
         return results
+
+    def _map_lines(self, results: dict) -> list[tuple] | None:
+        """Lines with their labels; None where no map is known."""
+        lines = results.pop('gt_map_lines', None)
+        if lines is None:
+            lines = self._lines_from_map(results)
+        if lines is None:
+            return None
+        return [
+            (np.asarray(line), label)
+            for label, name in enumerate(self.map_classes)
+            for line in lines.get(name, ())
+        ]
 
     def _lines_from_map(self, results: dict) -> dict | None:
         known = {'map_location', 'ego2global', 'lidar2ego'} <= results.keys()
@@ -291,7 +298,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             frame = frames[-1]
             if earlier < last and self._same_scene(earlier, idx):
                 frame = self._run(self._without_map(earlier), steps[:-1])
-                if frame is None:
+                if frame is None or self._is_bare(frame):
                     return None
                 last = earlier
             frames.append(frame)
@@ -318,9 +325,16 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
     def _lacks_ground_truth(self, results: dict) -> bool:
         if not self.filter_empty_gt:
             return False
-        boxes = np.asarray(results['gt_labels_3d'])
         lines = results.get('gt_map', dict(labels=()))['labels']
-        return not (boxes >= 0).any() or len(lines) == 0
+        return not _has_box(results) or len(lines) == 0
+
+    def _is_bare(self, frame: dict) -> bool:
+        """Whether an earlier frame has neither box nor map line."""
+        if not self.filter_empty_gt or _has_box(frame):
+            return False
+        if 'gt_map' in frame:
+            return len(frame['gt_map']['labels']) == 0
+        return not self._map_lines(frame)
 
     def _same_scene(self, first: int, second: int) -> bool:
         scenes = {
@@ -334,6 +348,10 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(f'{message}; it is left out.', stacklevel=2)
+
+
+def _has_box(results: dict) -> bool:
+    return bool((np.asarray(results['gt_labels_3d']) >= 0).any())
 
 
 def _check_options(

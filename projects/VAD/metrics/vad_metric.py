@@ -25,7 +25,9 @@ EVAL_NAMES = dict(
     chamfer=('map',),
     all=PARTS,
 )
-REGIONS = ('vad', 'nuscenes')
+REGIONS = ('ego', 'vad_official', 'nuscenes')
+# As configs wrote it before there were two regions of VAD's.
+EARLIER_REGIONS = dict(vad='ego')
 
 
 def parts_of(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -79,8 +81,10 @@ class VADMetric(BaseMetric):
         map_classes: Names of the map classes in label order.
         baselines: Planners to compare with: ``constant_velocity``,
             ``constant_turn``.
-        region: Where ``nds`` counts: ``vad`` (30 m ahead and behind, 15 m
-            to the sides) or ``nuscenes`` (30 to 50 m around by class).
+        region: Where ``nds`` counts: ``ego`` (30 m ahead and behind, 15 m
+            to the sides), ``vad_official`` (the rectangle of published
+            logs, see ``detection_score``) or ``nuscenes`` (30 to 50 m around
+            by class).
         min_score: Predictions below do not count in ``nds``.
         data_root: nuScenes folder with the official tables.
         version: Of these tables, such as ``v1.0-mini``.
@@ -104,7 +108,7 @@ class VADMetric(BaseMetric):
         map_classes: Sequence[str] = MAP_CLASSES,
         *,
         baselines: Sequence[str] = ('constant_velocity',),
-        region: str = 'vad',
+        region: str = 'ego',
         min_score: float = detection_ap.MIN_SCORE,
         data_root: str | None = None,
         version: str | None = None,
@@ -118,6 +122,7 @@ class VADMetric(BaseMetric):
         self.classes = tuple(classes)
         self.map_classes = tuple(map_classes)
         self.baselines = _known('baseline', tuple(baselines), BASELINES)
+        region = EARLIER_REGIONS.get(region, region)
         (self.region,) = _known('region', (region,), REGIONS)
         self.min_score = min_score
         self.tables = _tables(data_root, version)

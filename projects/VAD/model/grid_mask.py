@@ -27,24 +27,33 @@ class GridMask(nn.Module):
         self.ratio = ratio
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns ``[n, 3, H, W]`` images, masked in training only."""
-        if not self.training or np.random.rand() > self.prob:
+        """Returns ``[n, 3, H, W]`` images, masked in training only.
+
+        Numbers are drawn from numpy's generator as VAD draws them, one of
+        them in evaluation too, so that a seed gives the same masks.
+        """
+        drawn = self.prob > 0 and np.random.rand() <= self.prob
+        if not (drawn and self.training):
             return images
         height, width = images.shape[-2:]
         period = np.random.randint(2, height)
         stripe = int(np.clip(period * self.ratio + 0.5, 1, period - 1))
         rows, columns = (
-            _stripes(size, period, stripe) for size in (height, width)
+            _stripes(size, period, stripe, np.random.randint(period))
+            for size in (height, width)
         )
         keep = torch.from_numpy(rows[:, None] | columns[None])
         return images * keep.to(images)
 
 
-def _stripes(size: int, period: int, stripe: int) -> np.ndarray:
+def _stripes(size: int, period: int, stripe: int, first: int) -> np.ndarray:
     """``[size]``: true inside a stripe; centre of a canvas 1.5 times as long.
 
-    The canvas only matters for which random offset gives which mask.
+    The stripes begin at ``first`` and there are as many as whole periods fit
+    on the canvas: none before the first, and sometimes one less at the end.
     """
-    start = (int(1.5 * size) - size) // 2
-    place = np.arange(start, start + size) - np.random.randint(period)
-    return place % period < stripe
+    canvas = int(1.5 * size)
+    number, place = np.divmod(np.arange(canvas) - first, period)
+    inside = (number >= 0) & (number < canvas // period) & (place < stripe)
+    margin = (canvas - size) // 2
+    return inside[margin : margin + size]

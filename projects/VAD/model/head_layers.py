@@ -1,5 +1,6 @@
 """Small parts of the head: positions, branches, what is passed on."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -80,7 +81,9 @@ def make_branch(
 def make_branches(
     num: int, in_channels: int, out_channels: int, norm: bool
 ) -> nn.ModuleList:
-    """Returns ``num`` branches (see ``make_branch``), one per layer."""
-    return nn.ModuleList(
-        make_branch(in_channels, out_channels, norm) for _ in range(num)
-    )
+    """Returns ``num`` branches, one per layer, that start with equal weights.
+
+    See ``make_branch``.
+    """
+    branch = make_branch(in_channels, out_channels, norm)
+    return nn.ModuleList(copy.deepcopy(branch) for _ in range(num))

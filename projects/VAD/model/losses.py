@@ -24,16 +24,17 @@ LAST_VEHICLE = 4
 
 
 def motion_warmup() -> float:
-    """Returns the weight of the motion losses in the epoch that runs.
+    """Returns the weight of ``loss_traj`` in the epoch that runs.
 
-    ``1.1 * sigmoid(10 p - 5.5)`` with p the fraction of the epochs that are
-    done: 0.08 at 0.3, 1.02 at 0.8. Outside of a training by epochs it is 1.
+    ``1.1 * sigmoid(100 p - 32.5)`` with p the fraction of the epochs that
+    are done: 0.08 at 0.3, 1.02 at 0.35 and 1.1 from then on. Outside of a
+    training by epochs it is 1.
     """
     hub = MessageHub.get_current_instance()
     epoch, most = (hub.get_info(k, None) for k in ('epoch', 'max_epochs'))
     if epoch is None or not most:
         return 1.0
-    return 1.1 / (1 + math.exp(5.5 - 10 * epoch / most))
+    return 1.1 / (1 + math.exp(32.5 - 100 * epoch / most))
 
 
 @MODELS.register_module()
@@ -68,8 +69,8 @@ class VADLoss(nn.Module):
         map_thresh: Class probability from which a map vector constrains the
             plan.
         agent_thresh: The same for an agent.
-        use_traj_lr_warmup: Whether the two motion losses grow with the
-            epochs of a training (see ``motion_warmup``). The published
+        use_traj_lr_warmup: Whether ``loss_traj`` is switched on after the
+            first third of a training (see ``motion_warmup``). The published
             configs do without.
 
     Raises:
@@ -252,7 +253,7 @@ class VADLoss(nn.Module):
             )
             growth = motion_warmup() if self.use_traj_lr_warmup else 1.0
             losses['loss_traj'] = growth * error / count
-            losses['loss_traj_cls'] = growth * naming / count
+            losses['loss_traj_cls'] = naming / count
         return losses
 
     def _lines(

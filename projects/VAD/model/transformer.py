@@ -163,7 +163,10 @@ class VADPerceptionTransformer(BaseModule):
         self.can_bus_mlp.add_module('norm', nn.LayerNorm(embed_dims))
 
     def init_weights(self) -> None:
-        """Xavier matrices, rings of sampling offsets, zero biases."""
+        """Xavier matrices, rings of sampling offsets.
+
+        The biases of the CAN-bus network stay as PyTorch makes them.
+        """
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -176,9 +179,7 @@ class VADPerceptionTransformer(BaseModule):
                 module.init_weights()
         for embedding in (self.level_embeds, self.cams_embeds):
             nn.init.normal_(embedding)
-        linears = [self.reference_points, self.map_reference_points]
-        linears += [self.can_bus_mlp[0], self.can_bus_mlp[2]]
-        for linear in linears:
+        for linear in (self.reference_points, self.map_reference_points):
             nn.init.zeros_(linear.bias)
 
     def flatten_features(self, features: Sequence[Tensor]) -> ImageFeatures:

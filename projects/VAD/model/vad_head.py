@@ -143,7 +143,11 @@ class VADHead(PerceptionHead):
         )
 
     def init_weights(self) -> None:
-        """Start of a training from scratch; classes begin at 1 % each."""
+        """Start of a training from scratch; classes begin at 1 % each.
+
+        Embeddings stay as they were made, normally distributed, those of the
+        position included, and the ego's positions as PyTorch makes them.
+        """
         self.transformer.init_weights()
         for branches in (
             self.cls_branches,
@@ -158,13 +162,15 @@ class VADHead(PerceptionHead):
             self.lane_encoder,
             self.ego_agent_decoder,
             self.ego_map_decoder,
+            self.pos_mlp_sa,
+            self.pos_mlp,
         ):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+        for linear in (self.pos_mlp_sa, self.pos_mlp):
+            nn.init.zeros_(linear.bias)
         nn.init.orthogonal_(self.motion_mode_query.weight)
-        for embedding in self.positional_encoding.children():
-            nn.init.uniform_(embedding.weight)
 
     def forward(
         self,

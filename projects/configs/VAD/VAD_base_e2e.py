@@ -2,14 +2,15 @@
 
 Jiang et al., VAD: Vectorized Scene Representation for Efficient Autonomous
 Driving, ICCV 2023. The published checkpoints are the second stage's, not
-this one's.
+this one's, and need another normalisation: RGB with ImageNet's mean and
+deviation is what torchvision's ResNet has seen.
 
     tools/dist_train.sh projects/configs/VAD/VAD_base_e2e.py 8
     python tools/test.py projects/configs/VAD/VAD_base_e2e.py \\
         work_dirs/VAD_base_e2e/epoch_60.pth
 """
 
-_base_ = './VAD_base_stage_2.py'
+_base_ = './VAD_base_stage_2_rgb.py'
 
 model = dict(
     # read by init_weights() before a training, not when the model is built
@@ -29,6 +30,9 @@ model = dict(
         ),
     ),
 )
+
+# It needs no weights to start with.
+custom_hooks = []
 
 max_epochs = 60
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)

@@ -8,10 +8,8 @@ collisions 0.07 / 0.17 / 0.41 %.
     python tools/test.py projects/configs/VAD/VAD_base_stage_2.py \\
         ckpts/VAD_base.pth
 
-Training starts from the first stage's weights:
-
-    tools/dist_train.sh projects/configs/VAD/VAD_base_stage_2.py 8 \\
-        --cfg-options load_from=work_dirs/VAD_base_stage_1/epoch_48.pth
+Pictures are normalised as the released weights need it. To train this stage
+after a first one of your own take ``VAD_base_stage_2_rgb.py``.
 """
 
 _base_ = [
@@ -19,4 +17,11 @@ _base_ = [
     '../_base_/vad_schedule.py',
     '../_base_/vad_runtime.py',
     '../_base_/vad_nuscenes_base.py',
+]
+
+custom_hooks = [
+    dict(
+        type='mmprune.NeededWeightsHook',
+        hint='--load-from work_dirs/VAD_base_stage_1/epoch_48.pth',
+    )
 ]

@@ -26,9 +26,8 @@ class_names = [
     'pedestrian',
     'traffic_cone',
 ]
-# Not the numbers that the official configs print: the released weights were
-# trained on BGR with the mean alone. With RGB and a deviation of 58 they
-# detect almost nothing.
+# What the released weights were trained on: BGR with the mean alone. With RGB
+# and a deviation of 58 they detect almost nothing.
 img_norm_cfg = dict(
     mean=[103.530, 116.280, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False
 )
