@@ -13,19 +13,8 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import init_dist
 
-from .port import DEFAULT_PORT, check_port, free_port
+from .port import DEFAULT_PORT, RANKS, check_port, free_port, is_first
 
-# Where each launcher tells a process its rank, the number of processes and
-# the rank on its machine.
-_RANKS = dict(
-    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-    mpi=(
-        'OMPI_COMM_WORLD_RANK',
-        'OMPI_COMM_WORLD_SIZE',
-        'OMPI_COMM_WORLD_LOCAL_RANK',
-    ),
-)
 _STARTERS = dict(
     pytorch='torchrun (tools/dist_train.sh)',
     slurm='srun (tools/slurm_train.sh)',
@@ -98,16 +87,6 @@ class Team:
                 f'the ranks {differ} hold another {what} than rank 0; give '
                 'all machines the same --output-dir on a shared disk'
             )
-
-
-def is_first() -> bool:
-    """Returns whether this is rank 0, as far as the environment tells.
-
-    It is known before the processes have met.
-    """
-    ranks = [os.environ.get(names[0]) for names in _RANKS.values()]
-    known = [rank for rank in ranks if rank is not None]
-    return not known or known[0] == '0'
 
 
 def set_local_rank(local_rank: int) -> None:
@@ -185,6 +164,31 @@ def set_visible_devices(
     os.environ['CUDA_VISIBLE_DEVICES'] = visible
 
 
+def check_device(device: str) -> None:
+    """Refuses a device that is not here, before anything is loaded.
+
+    Raises:
+        ValueError: If so.
+    """
+    kind, _, number = device.partition(':')
+    count = torch.cuda.device_count() if kind == 'cuda' else 1
+    if kind not in ('cpu', 'cuda') or not (number or '0').isdecimal():
+        raise ValueError(
+            f'--device is cpu, cuda or cuda:N with the number of a GPU, found '
+            f'{device!r}'
+        )
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(
+            f'--device {device} was asked for, but PyTorch '
+            f'{torch.__version__} sees no CUDA device; use --device cpu'
+        )
+    if int(number or 0) >= count:
+        raise ValueError(
+            f'--device {device} was asked for, and the last one is '
+            f'{kind}:{count - 1}'
+        )
+
+
 def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
     """Joins the processes of a run; alone where the launcher is ``none``.
 
@@ -216,7 +220,7 @@ def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
 
 def _read_environment(launcher: str) -> None:
     """Sets what PyTorch reads from what the launcher set."""
-    names = _RANKS[launcher]
+    names = RANKS[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise ValueError(
@@ -224,7 +228,7 @@ def _read_environment(launcher: str) -> None:
             'is not in the environment; start through '
             f'{_STARTERS[launcher]}, or leave --launcher out'
         )
-    for ours, theirs in zip(_RANKS['pytorch'], names, strict=True):
+    for ours, theirs in zip(RANKS['pytorch'], names, strict=True):
         os.environ[ours] = os.environ[theirs]
     os.environ.setdefault('MASTER_PORT', str(DEFAULT_PORT))
     if 'MASTER_ADDR' in os.environ:

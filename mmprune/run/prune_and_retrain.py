@@ -42,7 +42,8 @@ def prune_and_retrain(
     check(pruning, training_options)
     trust_checkpoints(pruning.trust_checkpoint)
     folder = Path(run.output_dir)
-    run_folder.check_output(folder, run.force or run.resume)
+    again = run.force or run.resume
+    run_folder.check_output(folder, '--output-dir', again)
     cfg = load_config(run.config, run.cfg_options)
     with stoppable(lambda: how_to_go_on(training_options, folder)):
         dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
@@ -66,7 +67,7 @@ def check(pruning: PruningOptions, training_options: TrainingOptions) -> None:
         raise ValueError(
             '--amp needs a CUDA device, and there is none; leave it out'
         )
-    workflow.check_device(pruning.device)
+    launch.check_device(pruning.device)
 
 
 def trained_variants(mode: str, train: str | None) -> list[str]:
@@ -119,7 +120,7 @@ class Run:
                 self.pruning.seed,
                 self.team.world_size,
             )
-        self.team.first(self.prune)
+        self.team.first(lambda: self.prune(stage))
         self.check_ranks()
         recovered = {}
         asked = trained_variants(self.pruning.mode, self.training.train)
@@ -134,7 +135,7 @@ class Run:
             self.evaluate({'dense': self.dense, **self.pruned, **recovered})
         self.team.first(lambda: self.finish(recovered))
 
-    def prune(self) -> None:
+    def prune(self, stage: training.Stage | None) -> None:
         """Writes the pruned models, unless ``--resume`` finds them."""
         asked = dict(
             config=str(self.cfg.filename),
@@ -145,11 +146,16 @@ class Run:
         if self.run.resume and run_folder.finished_run(self.folder, asked):
             self.log(f'--resume: the pruned models are in {self.folder}')
             return
-        with ProgressBar(total=5 + len(self.pruned) + 1) as progress:
+        with (
+            run_folder.begun(self.folder),
+            ProgressBar(total=5 + len(self.pruned) + 1) as progress,
+        ):
             progress('loading the checkpoint')
             model, meta = workflow.load_dense(
                 self.cfg, self.dense, self.pruning
             )
+            if stage:
+                training.check_parts(stage, model)
             result = workflow.prune(self.cfg, model, self.pruning, progress)
             progress('writing')
             result.report.update(asked)
@@ -188,14 +194,21 @@ class Run:
             f'training the {variant} model in {place}: {stage.length}, '
             f'learning rate x{stage.recipe.lr_factor}'
         )
-        path = self.team.first(
-            lambda: training.prepare(
-                stage, self.pruned[variant], place, self.run.resume, self.log
+        name = Path(self.cfg.filename).name
+        good = f'the pruned models in {self.folder}'
+        with run_folder.begun(place, name, good=good):
+            path = self.team.first(
+                lambda: training.prepare(
+                    stage,
+                    self.pruned[variant],
+                    place,
+                    self.run.resume,
+                    self.log,
+                )
             )
-        )
-        training.run_training(path, self.launcher, self.run.resume)
-        # Rank 0 may still be writing when the others are through.
-        last = self.team.first(lambda: training.trained(place))
+            training.run_training(path, self.launcher, self.run.resume)
+            # Rank 0 may still be writing when the others are through.
+            last = self.team.first(lambda: training.trained(place))
         self.log(f'trained: {last}')
         return last
 
@@ -208,15 +221,15 @@ class Run:
         if problem:
             self.log(f'not evaluated: {problem}')
             return
-        metrics = {
-            name: training.evaluate(
-                self.cfg,
-                path,
-                self.folder / 'evaluation' / name,
-                self.launcher,
-            )
-            for name, path in models.items()
-        }
+        logs = self.folder / 'evaluation'
+        good = f'the models in {self.folder}'
+        with run_folder.begun(logs, *models, good=good):
+            metrics = {
+                name: training.evaluate(
+                    self.cfg, path, logs / name, self.launcher
+                )
+                for name, path in models.items()
+            }
         self.team.first(
             lambda: run_folder.add_to_report(self.folder, metrics=metrics)
         )

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..cost_table import CostTable
 from ..criteria import criterion_config
+from ..errors import blame
 from ..groups import PruneGroup
 from ..plan import PruningPlan
 from ..pruners import (
@@ -152,7 +153,13 @@ def _data(pruner: Any, family: Any) -> dict[str, Any]:
     """Returns calibration data for a criterion that needs it."""
     if not {'grad', 'activation'} & pruner.importance.needs:
         return {}
-    return dict(batches=family.batches(), loss_fn=family.loss)
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        with blame('the loss of a calibration batch cannot be computed'):
+            return family.loss(model, batch)
+
+    with blame('the calibration data cannot be read'):
+        return dict(batches=family.batches(), loss_fn=loss)
 
 
 def _protected(

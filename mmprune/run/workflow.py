@@ -13,6 +13,7 @@ from torch import nn
 
 from ..checkpoints.reading import load_checkpoint_file
 from ..cost import cost_row, cost_table, measure_latencies
+from ..errors import blame
 from ..family import build_family, use_annotations
 from ..groups import named_tensors
 from ..models import loaded_model
@@ -31,28 +32,6 @@ class Result:
     models: dict[str, nn.Module] = field(default_factory=dict)
     plans: dict[str, PruningPlan] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
-
-
-def check_device(device: str) -> None:
-    """Refuses a device that is not here, before anything is loaded.
-
-    Raises:
-        ValueError: If so.
-    """
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        found = torch.device('meta')
-        problem = str(error).splitlines()[0]
-    else:
-        problem = f'found {device!r}'
-    if found.type not in ('cpu', 'cuda'):
-        raise ValueError(f'--device must be cpu or cuda[:N]: {problem}')
-    if found.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(
-            f'--device {device} was asked for, but PyTorch '
-            f'{torch.__version__} sees no CUDA device; use --device cpu'
-        )
 
 
 def load_dense(cfg: Config, path: Path, options: PruningOptions) -> tuple:
@@ -123,13 +102,14 @@ def _dense(
         cfg = copy.deepcopy(cfg)
         use_annotations(cfg, options.ann_file)
     family = build_family(cfg)
-    groups = protect(
-        family.groups(model), options.protect, list(prunable_weights(model))
-    )
+    with blame(f'the groups of {cfg.filename} cannot be found', cfg):
+        groups = list(family.groups(model))
+    groups = protect(groups, options.protect, list(prunable_weights(model)))
     if not options.prune_frozen:
         groups = protect_frozen(groups, model)
     progress('counting the dense model')
-    costs = cost_table(model, family.single_frame)
+    with blame(f'{cfg.filename} does not run on its first sample', cfg):
+        costs = cost_table(model, family.single_frame)
     return Dense(model, groups, family, costs)
 
 

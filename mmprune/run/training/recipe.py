@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS, init_default_scope
 
 from ...atomic_file import write_whole
 from ...checkpoints.writing import name_imports, pruned_model_config
@@ -245,10 +246,14 @@ def with_safety(
         cfg: A training config.
         seed: For a config without one.
         log: Called with a line when a setting of the config is changed.
+
+    Raises:
+        ValueError: If nobody has registered its optimizer.
     """
+    _check_optimizer(cfg)
     hooks = dict(cfg.get('default_hooks') or {})
     checkpoint = hooks.get('checkpoint', _CHECKPOINT)
-    if checkpoint and checkpoint['type'] == 'CheckpointHook':
+    if checkpoint and checkpoint.get('type') == 'CheckpointHook':
         hooks['checkpoint'] = {
             **checkpoint,
             'type': 'mmprune.SafeCheckpointHook',
@@ -270,6 +275,17 @@ def with_safety(
             randomness['seed'] = seed
         cfg.randomness = randomness
     name_imports(cfg)
+
+
+def _check_optimizer(cfg: Config) -> None:
+    # mmengine would say that None is not callable.
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise ValueError(
+            f'`optim_wrapper.optimizer` of {cfg.filename} is of the type '
+            f'{kind!r}, which is not in the registry'
+        )
 
 
 def with_amp(cfg: Config) -> None:
