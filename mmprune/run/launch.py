@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,36 +132,59 @@ def distributed_command(gpus: int, argv: list[str] | None = None) -> str:
 
 
 def set_visible_devices(
-    ids: list[int] | None, launcher: str, log: Callable
+    ids: Sequence[int], launcher: str, log: Callable, gpus: int = 1
 ) -> None:
     """Shows CUDA only the asked devices; to be called before it starts.
 
+    Without CUDA the numbers are those of the processes on the CPU.
+
     Args:
-        ids: Numbers of devices, ``None`` for all.
+        ids: Numbers of devices, none for all.
         launcher: Without one only the first device is used.
-        log: Called with a line when the environment said something else.
+        log: Called with a line when something else is done than asked.
+        gpus: How many devices were asked for.
 
     Raises:
-        ValueError: If an id is negative or given twice, or there are fewer
-            than processes on this machine.
+        ValueError: If an id is given twice or is not there, or there are
+            fewer than processes on this machine.
     """
     if not ids:
         return
-    if min(ids) < 0 or len(set(ids)) < len(ids):
+    count = _gpus_here()
+    absent = [i for i in ids if not 0 <= i < (count or gpus)]
+    if absent:
         raise ValueError(
-            f'--gpu-ids takes different numbers of devices, found {ids}'
+            f'--gpu-ids {" ".join(map(str, absent))}: PyTorch sees {count} '
+            'GPUs here, counted from 0; leave the flag out to take them all, '
+            'or the CPU where there is none'
         )
+    if len(set(ids)) < len(ids):
+        raise ValueError(
+            f'--gpu-ids takes different numbers of devices, found {list(ids)}'
+        )
+    if not count:
+        log('no CUDA device: --gpu-ids has no effect, this runs on the CPU')
     local = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if launcher == 'pytorch' and local > len(ids):
         raise ValueError(
             f'{local} processes were started on this machine, but --gpu-ids '
-            f'names {len(ids)} ({ids}); give as many ids as processes'
+            f'names {len(ids)} ({list(ids)}); give as many ids as processes'
         )
     visible = ','.join(map(str, ids if launcher != 'none' else ids[:1]))
     before = os.environ.get('CUDA_VISIBLE_DEVICES')
     if before not in (None, visible):
         log(f'--gpu-ids: CUDA_VISIBLE_DEVICES is {visible}, was {before}')
     os.environ['CUDA_VISIBLE_DEVICES'] = visible
+
+
+def _gpus_here() -> int:
+    """Returns how many GPUs the machine has, whatever is visible."""
+    before = os.environ.pop('CUDA_VISIBLE_DEVICES', None)
+    try:
+        return torch.cuda.device_count()
+    finally:
+        if before is not None:
+            os.environ['CUDA_VISIBLE_DEVICES'] = before
 
 
 def check_device(device: str) -> None:
@@ -214,7 +237,7 @@ def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
     devices = [None] * world_size
     name = device if torch.cuda.is_available() else 'cpu'
     dist.all_gather_object(devices, name, group=waiting)
-    log(f'distributed training: world_size {world_size}, devices {devices}')
+    log(f'distributed run: world_size: {world_size}, devices {devices}')
     return Team(rank, world_size, waiting)
 
 
