@@ -82,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
         args.max_sweeps,
     )
     splits = nuscenes_infos.split_scenes(source.nusc)
-    with ProgressBar(sum(map(len, splits.values()))) as progress:
+    count = sum(map(len, splits.values()))
+    with ProgressBar(count, timed=True) as progress:
         paths = nuscenes_infos.convert(
             source, args.out_dir or args.root_path, args.extra_tag, progress
         )

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     # Seconds that --help does without.
     from projects.VAD.mini_world.world import write_world
 
-    with ProgressBar(asked.scenes + 2) as progress:
+    with ProgressBar(asked.scenes + 2, timed=True) as progress:
         out = write_world(
             asked.out,
             asked.seed,

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import sentence
 from .config_file import load_config, merge_options
+from .progress import ProgressBar
 
 __all__ = [
     'ProgressBar',
@@ -120,59 +121,3 @@ def stoppable(hint: Callable[[], str]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class ProgressBar:
-    """A progress bar over named steps; plain lines where no terminal is.
-
-    Args:
-        total: Number of steps.
-    """
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-
-        self.total = total
-        self.number = 0
-        console = Console(stderr=True)
-        self._bar = _bar(console) if console.is_terminal else None
-
-    def __enter__(self) -> 'ProgressBar':
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task('', total=self.total)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, name: str) -> None:
-        """Begins a step."""
-        self.number = min(self.number + 1, self.total)
-        if self._bar is None:
-            line = f'[{self.number}/{self.total}] {name}'
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self._bar.update(
-                self._task, completed=self.number - 1, description=name
-            )
-
-
-def _bar(console: Any) -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
-    return Progress(
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TextColumn('{task.description}'),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )

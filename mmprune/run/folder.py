@@ -140,8 +140,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def finished_run(folder: Path, asked: dict) -> dict | None:
-    """Returns the report of a finished pruning, ``None`` if there is none.
+def finished_run(folder: Path, asked: dict) -> bool:
+    """Returns whether a pruning is there that was done as asked for now.
 
     Args:
         folder: Where it was written.
@@ -152,9 +152,8 @@ def finished_run(folder: Path, asked: dict) -> dict | None:
     """
     path = folder / 'report.json'
     if not path.exists():
-        return None
-    with blame(f'{path} cannot be read as JSON'):
-        report = json.loads(path.read_text())
+        return False
+    report = read_report(folder)
     asked = json.loads(json.dumps(asked))
     for key, wanted in asked.items():
         found = report.get(key)
@@ -169,11 +168,43 @@ def finished_run(folder: Path, asked: dict) -> dict | None:
             differ = differ if found != wanted else []
         if differ:
             raise ValueError(
-                f'--resume: the run in {folder} was done otherwise '
-                f'({"; ".join(differ[:3])}); give its options again, or '
-                'another --output-dir'
+                f'the run in {folder} was done otherwise '
+                f'({"; ".join(differ[:3])}); give its options again, '
+                'overwrite it by --force, or choose another --output-dir'
             )
+    return True
+
+
+def read_report(folder: Path) -> dict:
+    """Returns the report of a run.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = folder / 'report.json'
+    with blame(f'{path} cannot be read as JSON'):
+        report = json.loads(path.read_text())
+    if not isinstance(report, dict):
+        raise ValueError(
+            f'{path} is no report of a run; prune again with --force'
+        )
     return report
+
+
+def earlier_metrics(folder: Path, recipe: str) -> dict[str, dict]:
+    """Returns the metrics that a run has, to which others are added.
+
+    Args:
+        folder: Of the run.
+        recipe: ``fine_tuned`` or ``retrained``, what is evaluated next. A
+            model that was trained so before is evaluated again; one of the
+            other training takes that as its name.
+    """
+    report = read_report(folder)
+    metrics, before = report.get('metrics') or {}, report.get('recipe')
+    if before in (recipe, None):
+        return {k: v for k, v in metrics.items() if 'recovered' not in k}
+    return {k.replace('recovered', before): v for k, v in metrics.items()}
 
 
 def add_to_report(folder: Path, **entries: Any) -> dict:
@@ -182,7 +213,7 @@ def add_to_report(folder: Path, **entries: Any) -> dict:
     Returns:
         The report.
     """
-    report = json.loads((folder / 'report.json').read_text())
+    report = read_report(folder)
     report.update(entries)
     text = json.dumps(report, indent=2).encode()
     page = markdown(report)

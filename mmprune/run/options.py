@@ -287,6 +287,9 @@ class RunOptions:
     output_dir: str = option('./pruned_models', 'where results go')
     force: bool = option(False, 'overwrite another run there')
     resume: bool = option(False, 'go on where the same command was stopped')
+    dry_run: bool = option(
+        False, 'say what would be cut, by kind, and write nothing'
+    )
     eval: bool | None = option(
         None,
         'evaluate all models at the end',
@@ -311,10 +314,15 @@ class RunOptions:
 class DeviceOptions:
     """The devices of a run."""
 
-    gpus: int = option(1, 'number of devices', least=1)
+    gpus: int = option(1, 'number of devices; without a GPU, processes')
     gpu_ids: tuple[int, ...] = option(
         (), 'their numbers', nargs='+', type=int, shown='all'
     )
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.gpus < 1:
+            raise ValueError(
+                f'--gpus is at least 1, found {self.gpus}; where there is no '
+                'GPU, 1 runs on the CPU'
+            )

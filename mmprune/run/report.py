@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from ..atomic_file import write_whole
+from ..cost_table import CostTable
 from ..groups import PruneGroup, named_tensors
 from ..plan import PruningPlan
+from ..surgery import kept_index
 
 Row = dict[str, float | int | None]
 
@@ -62,6 +64,51 @@ def kind_rows(groups: list[dict]) -> list[dict]:
         kind['units'] += row['units']
         kind['kept'] += row['kept']
     return list(kinds.values())
+
+
+def cut_table(
+    costs: CostTable, plan: PruningPlan, groups: list[PruneGroup]
+) -> str:
+    """Returns a Markdown table of what a plan cuts, a row per kind.
+
+    What two kinds share, as the matrix between them, counts for both; the
+    last row is all of them together.
+
+    Args:
+        costs: Of the dense model.
+        plan: What it would lose.
+        groups: All groups, dense ones too.
+    """
+    rows = []
+    for kind in kind_rows(group_rows(plan, groups)):
+        name, units = kind['granularity'], kind['units']
+        own = tuple(g for g in plan.groups if g.granularity == name)
+        part = PruningPlan(own, {g.name: plan.keep[g.name] for g in own})
+        lost = units - kind['kept']
+        rows.append(
+            dict(
+                kind=name,
+                groups=kind['groups'],
+                kept_dense=kind['dense_groups'],
+                units=units,
+                removed=f'{lost} ({lost / max(units, 1):.1%})',
+                **_saved(costs, part),
+            )
+        )
+    blank = dict.fromkeys(('groups', 'kept_dense', 'units', 'removed'), '')
+    rows.append(dict(kind='all', **blank, **_saved(costs, plan)))
+    return _table(rows, tuple(rows[0]))
+
+
+def _saved(costs: CostTable, plan: PruningPlan) -> dict[str, str]:
+    index, saved = kept_index(plan, costs.shapes), {}
+    for unit, scale, ending in (('params', 1e-6, 'M'), ('macs', 1e-9, 'G')):
+        dense, left = costs.total(unit), costs.total(unit, index)
+        saved[f'{unit} removed'] = (
+            f'{(dense - left) * scale:.3g} {ending} '
+            f'({1 - left / max(dense, 1):.1%})'
+        )
+    return saved
 
 
 def unit_tables(
@@ -192,16 +239,27 @@ def save_json(report: dict, path: Path) -> None:
     write_whole(path, text.encode())
 
 
-def summary_table(models: dict[str, Row]) -> str:
-    """Returns a Markdown table: a row per model, ratios to the dense one."""
+def summary_table(
+    models: dict[str, Row],
+    metrics: Mapping[str, Mapping] | None = None,
+    names: Sequence[str] = (),
+) -> str:
+    """Returns a Markdown table: a row per model, ratios to the dense one.
+
+    Args:
+        models: Name -> what it costs.
+        metrics: Name -> metrics; of those without a row as well.
+        names: Of the metrics to show.
+    """
     shown = [c for c in _COLUMNS if any(r.get(c[0]) for r in models.values())]
+    heads = [c[1] for c in shown] + [n.rpartition('/')[2] for n in names]
     lines = [
-        '| model | ' + ' | '.join(c[1] for c in shown) + ' |',
-        '|---' * (len(shown) + 1) + '|',
+        '| model | ' + ' | '.join(heads) + ' |',
+        '|---' * (len(heads) + 1) + '|',
     ]
-    dense = models['dense']
-    for name, row in models.items():
-        cells = []
+    dense, metrics = models['dense'], metrics or {}
+    for name in dict.fromkeys([*models, *metrics]):
+        row, cells = models.get(name, {}), []
         for key, _, scale, form in shown:
             value, base = row.get(key), dense.get(key)
             if value is None:
@@ -211,6 +269,8 @@ def summary_table(models: dict[str, Row]) -> str:
             if name != 'dense' and base:
                 cell += f' ({value / base:.0%})'
             cells.append(cell)
+        found = metrics.get(name, {})
+        cells += [f'{found[n]:.4g}' if n in found else '-' for n in names]
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 

@@ -77,12 +77,14 @@ class Variant:
         ending: Ends the name of its checkpoint, after the family's.
         plan: Name of the file with its plan, empty for none. Such a variant
             has another shape, and comes with a config that builds it.
+        steps: How many steps of a progress bar it takes.
     """
 
     make: Make
     removes: str
     ending: str
     plan: str = ''
+    steps: int = 1
 
 
 def zero_weights(
@@ -97,7 +99,7 @@ def zero_weights(
         importance=criterion_config(name, options.seed),
         scope=options.scope,
         pattern=options.pattern,
-        protect=_protected(options.protect, dense.groups),
+        protect=protected(options, dense.groups),
     )
     plan = pruner(model, **_data(pruner, dense.family))
     return Pruned(model, plan, dense.groups)
@@ -114,12 +116,12 @@ def remove_units(
     """
     progress('scoring and choosing units')
     groups = dense.groups
-    plan = _unit_plan(dense, groups, options)
+    plan = unit_plan(dense, groups, options)
     progress('checking that masked equals pruned')
     difference = _difference(dense, plan)
     if not difference <= TOLERANCE:
         groups = check_groups(dense.model, groups, dense.family.forward)
-        plan = _unit_plan(dense, groups, options)
+        plan = unit_plan(dense, groups, options)
         difference = masked_difference(dense.model, plan, dense.family.forward)
     if not difference <= TOLERANCE:
         raise ValueError(
@@ -135,7 +137,7 @@ def remove_units(
 VARIANTS = {
     'unstructured': Variant(zero_weights, 'weights', 'pruned.pth'),
     'structured': Variant(
-        remove_units, 'units', 'structured_pruned.pth', 'plan.json'
+        remove_units, 'units', 'structured_pruned.pth', 'plan.json', steps=2
     ),
 }
 
@@ -162,22 +164,33 @@ def _data(pruner: Any, family: Any) -> dict[str, Any]:
         return dict(batches=family.batches(), loss_fn=loss)
 
 
-def _protected(
-    patterns: tuple[str, ...], groups: list[PruneGroup]
+def protected(
+    options: PruningOptions, groups: list[PruneGroup]
 ) -> tuple[str, ...]:
-    """The patterns, and the exact names of what the protected groups hold."""
+    """Returns patterns of all weights that stay as they are.
+
+    ``--protect``, and the exact names of what the protected groups hold.
+    """
     names = {
         s.tensor
         for g in groups
         if g.dense.startswith('protected by')
         for s in g.producers
     }
-    return (*patterns, *(f'^{re.escape(name)}$' for name in sorted(names)))
+    return (
+        *options.protect,
+        *(f'^{re.escape(name)}$' for name in sorted(names)),
+    )
 
 
-def _unit_plan(
+def unit_plan(
     dense: Dense, groups: list[PruneGroup], options: PruningOptions
 ) -> PruningPlan:
+    """Returns the plan of the structured model.
+
+    Raises:
+        ValueError: If the ratio cannot be met.
+    """
     pruner = StructuredPruner(
         options.sparsity,
         importance=options.criterion(),

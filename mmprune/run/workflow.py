@@ -21,8 +21,8 @@ from ..plan import PruningPlan, checkpoint_plan
 from ..pruners import protect, protect_frozen, prunable_weights
 from ..version import __version__
 from .options import PruningOptions
-from .report import unit_tables, weight_tables
-from .variants import Dense, Pruned, Variant, chosen
+from .report import cut_table, unit_tables, weight_tables
+from .variants import Dense, Pruned, Variant, chosen, protected, unit_plan
 
 
 @dataclass
@@ -90,6 +90,40 @@ def prune(
         plans={name: each.plan for name, each in made.items()},
         report=_report(cfg, dense, made, variants, options, rows),
     )
+
+
+def preview(
+    cfg: Config,
+    model: nn.Module,
+    options: PruningOptions,
+    progress: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Returns a table of what would be cut, by kind; nothing is cut.
+
+    Args:
+        cfg: Config of the model, with a ``pruning`` entry.
+        model: The dense model, in eval mode.
+        options: How to prune.
+        progress: Called with what begins, for a progress bar.
+
+    Raises:
+        ValueError: If the ratio cannot be met or a pattern fits nothing.
+    """
+    progress('finding groups')
+    dense = _dense(cfg, model, options, progress)
+    lines = []
+    if options.mode != 'structured':
+        weights = prunable_weights(model, protected(options, dense.groups))
+        total = sum(w.numel() for w in weights.values())
+        share = options.pattern or f'{options.sparsity:.1%}'
+        lines.append(
+            f'unstructured: {share} of {total:,} weights would be zero'
+        )
+    if options.mode != 'unstructured':
+        progress('scoring and choosing units')
+        plan = unit_plan(dense, dense.groups, options)
+        lines = [cut_table(dense.costs, plan, dense.groups), *lines]
+    return '\n'.join(lines)
 
 
 def _dense(

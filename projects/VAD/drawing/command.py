@@ -97,7 +97,7 @@ def _write(
         ((results, panels),) = _keyframes(dataset, models, indices, args)
         draw_keyframe(results, panels, args.out)
         return
-    with ProgressBar(len(indices)) as progress:
+    with ProgressBar(len(indices), timed=True) as progress:
         write_sequence(
             _frames(dataset, models, indices, args, progress),
             args.out,
