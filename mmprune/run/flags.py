@@ -12,7 +12,7 @@ Nothing here imports PyTorch: ``--help`` is quick.
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, NoReturn, TypeVar
 
@@ -192,22 +192,27 @@ def check_values(options: Any) -> None:
             raise ValueError(
                 f'{name} is one of {", ".join(choices)}, found {value!r}'
             )
-        least, below, most = (about[k] for k in ('least', 'below', 'most'))
-        if most is not None and not least <= value <= most:
-            raise ValueError(
-                f'{name} must lie in [{least:g}, {most:g}], found {value}'
-            )
-        if below is not None and not least <= value < below:
-            raise ValueError(
-                f'{name} must lie in [{least:g}, {below:g}), found {value}'
-            )
-        if least is not None and not value >= least:
-            rule = (
-                f'is at least {least:g}' if least else 'must not be negative'
-            )
-            raise ValueError(f'{name} {rule}, found {value}')
+        problem = _range_problem(value, about)
+        if problem:
+            raise ValueError(f'{name} {problem}, found {value}')
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f'{name} is finite, found {value}')
+
+
+def _range_problem(value: Any, about: Mapping[str, Any]) -> str:
+    least, below, most = (about[key] for key in ('least', 'below', 'most'))
+    low = least is not None and not value >= least
+    high = below is not None and not value < below
+    high = high or (most is not None and not value <= most)
+    if not (low or high):
+        return ''
+    if most is not None:
+        return f'must lie in [{least:g}, {most:g}]'
+    if below is not None and below <= 1:
+        return f'must lie in [{least:g}, {below:g})'
+    if high and not low:
+        return f'must be below {below:g}'
+    return f'is at least {least:g}' if least else 'must not be negative'
 
 
 def _flag(each: Any) -> str:
