@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import re
 import traceback
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ def sentence(error: BaseException) -> str:
         name = str(error.filename or '')
         name = f'{name[:40]} ... {name[-20:]}' if len(name) > 200 else name
         text = f'{name}: {text}' if name else text
+    elif isinstance(error, json.JSONDecodeError):
+        text = f'{_json_file(error)}is no JSON: {error}'
     elif isinstance(error, SyntaxError) and error.msg:
         text = error.msg
     elif isinstance(error, KeyError):
@@ -97,6 +100,15 @@ def entries(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
             path = f'{key}.{name}' if key else str(name)
             yield path, inner
             yield from entries(inner, path)
+
+
+def _json_file(error: Exception) -> str:
+    """Returns the file that ``json.load`` was given, which it does not say."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = getattr(frame.f_locals.get('fp'), 'name', None)
+        if name and frame.f_code.co_name == 'load':
+            return f'{name} '
+    return 'what was read '
 
 
 def _key(error: Exception, cfg: Any) -> str:

@@ -16,6 +16,8 @@ sys.path.insert(0, str(ROOT))
 from mmprune.run.cli import ProgressBar, fail_in_one_sentence  # noqa: E402
 from mmprune.run.flags import argument, check_values, option, read  # noqa: E402
 
+INFOS = ('infos_temporal_train', 'infos_temporal_val')
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
@@ -67,28 +69,38 @@ def find_can_bus(args: DataOptions) -> Path | None:
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
-    (args,) = read(
+    (asked,) = read(
         'Turn a nuScenes folder into info files of VAD.', (DataOptions,), argv
     )
-    # Registers nothing and needs nuscenes-devkit, which --help does not.
+    # Seconds that --help does without.
+    from mmprune.errors import blame
+    from mmprune.run.folder import begun
+
+    out = Path(asked.out_dir or asked.root_path)
+    names = [f'{asked.extra_tag}_{name}.pkl' for name in INFOS]
+    with begun(out, *names), blame(f'{asked.root_path} cannot be converted'):
+        paths, splits = convert(asked, out)
+    for split, path in paths.items():
+        print(f'wrote {path} ({len(splits[split])} scenes of {split})')
+
+
+def convert(asked: DataOptions, out: Path) -> tuple[dict, dict]:
+    """Converts the scenes; returns the files and the scenes by split."""
     from projects.VAD.data import nuscenes_infos
 
-    version = nuscenes_infos.find_version(args.root_path, args.version)
+    version = nuscenes_infos.find_version(asked.root_path, asked.version)
     source = nuscenes_infos.open_source(
-        args.root_path,
+        asked.root_path,
         version,
-        find_can_bus(args),
-        not args.no_map,
-        args.max_sweeps,
+        find_can_bus(asked),
+        not asked.no_map,
+        asked.max_sweeps,
     )
     splits = nuscenes_infos.split_scenes(source.nusc)
     count = sum(map(len, splits.values()))
     with ProgressBar(count, timed=True) as progress:
-        paths = nuscenes_infos.convert(
-            source, args.out_dir or args.root_path, args.extra_tag, progress
-        )
-    for split, path in paths.items():
-        print(f'wrote {path} ({len(splits[split])} scenes of {split})')
+        paths = nuscenes_infos.convert(source, out, asked.extra_tag, progress)
+    return paths, splits
 
 
 if __name__ == '__main__':
