@@ -124,8 +124,8 @@ def choose_folder(
         return rule
     raise FileNotFoundError(
         f'picture {paths[0]} of {ann_file} is neither below '
-        f'{data_root or "."} nor next to the info file, nor at that path; set data_root to the '
-        'folder of nuScenes.'
+        f'{data_root or "."} nor next to the info file, nor at that path; set '
+        'data_root to the folder of nuScenes.'
     )
 
 
