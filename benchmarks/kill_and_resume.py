@@ -53,7 +53,7 @@ def start(files: list[Path], folder: Path, *flags: str) -> subprocess.Popen:
         text=True,
     )
     for line in process.stdout:
-        if line.startswith(('[1/', '--resume: the pruned')):
+        if line.startswith(('[1/', 'the pruned models are')):
             break
     # Unread output would stop the process.
     process.drain = subprocess.Popen(

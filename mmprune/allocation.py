@@ -108,10 +108,14 @@ def remove_lowest(
     reachable = sum(len(c.units) for c in order)
     if reachable < count:
         total = sum(len(s) for s in scores.values())
+        why, what = 'every group keeps one, which lets', 'the sparsity'
+        if (min_keep, round_to) != (1, 1):
+            why = f'min_keep={min_keep} and round_to={round_to} let'
+            what = 'the sparsity or one of them'
         raise ValueError(
             f'{count} of {total} units of {_names(scores)} would have to be '
-            f'removed, but min_keep={min_keep} and round_to={round_to} let '
-            f'only {reachable} be removed; lower the sparsity or one of them'
+            f'removed, but {why} only {reachable} '
+            f'({reachable / total:.1%}) be removed; lower {what}'
         )
     return keep_after(scores, order[:taken])
 

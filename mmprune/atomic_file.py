@@ -10,11 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-_TEMPORARY = re.compile(
-    r'(.+\.(pth|pth\.tar|json|py|png|html)|last_checkpoint)\.\d+\.tmp'
-)
+_TEMPORARY = r'(.+\.(pth|pth\.tar|json|py|png|html)|last_checkpoint)\.\d+\.tmp'
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
@@ -39,6 +35,8 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Writes what ``torch.save`` writes with :func:`write_whole`."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_whole(path, buffer.getvalue())
@@ -74,7 +72,7 @@ def remove_temporary(folder: str | Path) -> list[str]:
     found = [
         path
         for path in Path(folder).glob('*.tmp')
-        if _TEMPORARY.fullmatch(path.name)
+        if re.fullmatch(_TEMPORARY, path.name)
     ]
     for path in found:
         path.unlink(missing_ok=True)
@@ -88,7 +86,9 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(beside)
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise

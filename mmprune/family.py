@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from .errors import blame
 from .groups import PruneGroup
 from .registry import FUNCTIONS, TASK_UTILS
 
@@ -155,7 +156,8 @@ def build_family(cfg: Config) -> Any:
             'its model has; start from one of projects/configs, or see '
             'docs/add_a_family.md'
         )
-    return TASK_UTILS.build({**cfg.pruning, 'cfg': cfg})
+    with blame(f'`pruning` of {cfg.filename} cannot be built', cfg):
+        return TASK_UTILS.build({**cfg.pruning, 'cfg': cfg})
 
 
 def use_annotations(cfg: Config, ann_file: str) -> None:
@@ -169,7 +171,7 @@ def use_annotations(cfg: Config, ann_file: str) -> None:
     """
     kind = Family
     if cfg.get('pruning') is not None:
-        kind = TASK_UTILS.get(cfg.pruning.type) or Family
+        kind = TASK_UTILS.get(str(cfg.pruning.get('type'))) or Family
     getattr(kind, 'use_annotations', Family.use_annotations)(cfg, ann_file)
 
 

@@ -30,6 +30,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Says at the end how many tests did not run for want of a browser."""
+    skipped = terminalreporter.stats.get('skipped', [])
+    count = sum('browser' in report.keywords for report in skipped)
+    if count:
+        terminalreporter.write_line(
+            f'{count} tests of the page in a browser did NOT run: there is no '
+            'Chromium here (on Debian: apt-get install chromium)'
+        )
+
+
 @pytest.fixture(scope='session')
 def shared() -> Path:
     """The folder of real data, golden outputs and manifests.

@@ -27,8 +27,8 @@ PAGES = [
 STARTS = ('python tools/', 'python benchmarks/', 'make')
 
 
-class Parsed(Exception):
-    """Stops a script as soon as it has read its flags."""
+class Parsed(BaseException):
+    """Stops a script as soon as it has read its flags; no error."""
 
     def __init__(self, parser, found):
         super().__init__('parsed')

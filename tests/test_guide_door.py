@@ -22,6 +22,8 @@ from mmprune.loops.rounds import Rounds
 from mmprune.models import build_model, load_model
 from mmprune.registry import DATASETS, LOOPS
 from mmprune.run.cli import load_config
+from mmprune.run.flags import read
+from mmprune.run.options import LaunchOptions
 from mmprune.sparsifying import RewindPoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,31 +63,52 @@ compare = command('compare_rounds')
 sweep = command('sweep_vit')
 
 
-@pytest.fixture(scope='module')
-def images(tmp_path_factory) -> Path:
-    """Sixteen training images and four to test, in CIFAR's layout."""
-    root = tmp_path_factory.mktemp('cifar')
-    folder = root / 'cifar-10-batches-py'
-    folder.mkdir()
+def write_images(
+    root: Path, files: tuple[str, str], labels: str, count: int
+) -> Path:
+    """Writes sixteen training images and four to test, as CIFAR has them."""
     draw = np.random.default_rng(0)
-    for name, count in (('data_batch_1', 16), ('test_batch', 4)):
+    for name, size in zip(files, (16, 4), strict=True):
         batch = dict(
-            data=draw.integers(0, 256, (count, 3072), dtype=np.uint8),
-            labels=draw.integers(0, 10, count).tolist(),
+            data=draw.integers(0, 256, (size, 3072), dtype=np.uint8),
+            **{labels: draw.integers(0, count, size).tolist()},
         )
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(batch, protocol=2))
     return root
 
 
-def trained(folder: Path) -> Path:
+def write_cifar10(root: Path) -> Path:
+    names = ('data_batch_1', 'test_batch')
+    names = tuple(f'cifar-10-batches-py/{name}' for name in names)
+    return write_images(root, names, 'labels', 10)
+
+
+def write_cifar100(root: Path) -> Path:
+    names = ('cifar-100-python/train', 'cifar-100-python/test')
+    return write_images(root, names, 'fine_labels', 100)
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory) -> Path:
+    return write_cifar10(tmp_path_factory.mktemp('cifar'))
+
+
+def options_of(line: str):
+    """The flags of the guide as they are read."""
+    return read('', (door.GuideOptions, LaunchOptions), line.split())[0]
+
+
+def trained(folder: Path, dataset: str = 'cifar10') -> Path:
     """An init file whose weights look like trained ones."""
-    cfg = door.config_from(door.parse_args([]))
+    cfg = door.config_from(options_of(f'--dataset {dataset}'))
     cfg.merge_from_dict({'model.depth': 3, 'model.embed_dim': 48})
     model = build_model(cfg)
     for name, value in model.named_parameters():
         if value.ndim > 1 and 'blocks' in name:
             torch.nn.init.normal_(value, std=0.06)
-    path = folder / 'vit_small_cifar10_pretrained_init.pth.tar'
+    path = folder / f'vit_small_{dataset}_pretrained_init.pth.tar'
     RewindPoint.of(model).save(path)
     return path
 
@@ -146,6 +169,43 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
     (line,) = [s for s in errors.splitlines() if 'stopped by' in s]
     assert 'latest' in line or 'epoch_' in line
     assert line.endswith('--resume') and 'main_imp_fillback.py' in line
+
+
+def test_the_door_destroys_no_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(door, 'train', lambda *_: pytest.fail('it trains'))
+    (tmp_path / 'epoch_3.pth').touch()
+    with pytest.raises(SystemExit) as end:
+        door.main(['--dataset', 'digits', '--save_dir', str(tmp_path)])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert (
+        'holds another run (epoch_3.pth); go on with it by --resume' in error
+    )
+    assert 'overwrite it by --force, or choose another --save_dir' in error
+
+
+@pytest.mark.slow
+def test_the_four_experiments_of_the_guide_run_at_once(tmp_path):
+    write_cifar10(tmp_path / 'data' / 'cifar10')
+    write_cifar100(tmp_path / 'data' / 'cifar100')
+    (tmp_path / 'init_model').mkdir()
+    for dataset in ('cifar10', 'cifar100'):
+        trained(tmp_path / 'init_model', dataset)
+    small = '--epochs 1 --pruning_times 2 --batch_size 8' + SMALL
+    done = subprocess.run(
+        [ROOT / 'tools/guides/run_vit_small_70p_all.sh', *small.split()],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    logs = sorted((tmp_path / 'logs_vit_small_70p').glob('*.log'))
+    assert len(logs) == 4
+    for log in logs:
+        text = log.read_text()
+        assert 'pruning state: 1 finished' in text and 'Acc@1' in text
+        assert 'System environment' not in text
 
 
 def test_the_door_takes_a_launcher(capsys):
@@ -209,15 +269,15 @@ def test_an_untrained_init_is_no_pretrained_one(tmp_path, capsys):
             '--mlp_prune_ratio has no effect with --vit_prune_target head',
         ),
         ('--arch resnet18', '--arch resnet18 is no vision transformer'),
-        ('--dataset imagenet', '--dataset takes cifar10, cifar100 or'),
-        ('--criteria fisher', '--criteria takes magnitude, remain'),
+        ('--dataset imagenet', "--dataset: invalid choice: 'imagenet'"),
+        ('--criteria fisher', "--criteria: invalid choice: 'fisher'"),
         ('--dataset digits --data x', '--data has no effect without a CIFAR'),
         ('--pretrained_file x', 'has no effect without --vit_pretrained'),
         ('--decreasing_lr 9;8', '--decreasing_lr takes epochs with commas'),
         ('--data nowhere', 'nothing is downloaded by itself'),
         (
             '--dataset digits --struct regroup',
-            'struct must be one of refill, rsst',
+            "--struct: invalid choice: 'regroup'",
         ),
     ],
 )
@@ -238,7 +298,7 @@ def test_flags_become_settings():
         '--warmup 20 --decreasing_lr 3,6 --reg_granularity_prune 2 '
         '--RST_schedule x^3 --momentum 0.8 --seed 7'
     )
-    cfg = door.config_from(door.parse_args(words.split()))
+    cfg = door.config_from(options_of(words))
     assert cfg.model.num_classes == 100 and cfg.model.pretrained is None
     loop = cfg.train_cfg
     assert loop.pruner.sparsity == dict(head=0.5, neuron=0.25)

@@ -116,7 +116,7 @@ def test_two_ranks_equal_one_process_that_accumulates_two_samples(
     done = execute([*torchrun, GUIDE, *words])
     assert done.returncode == 0, done.stderr[-3000:]
     found = done.stdout
-    assert "distributed training: world_size 2, devices ['cpu'" in found
+    assert "distributed run: world_size: 2, devices ['cpu'" in found
     assert found.count('no CUDA device: backend gloo in place of nccl') == 1
     assert '2 ranks hold the same plan and weights' in found
     assert found.count('wrote') == 6  # rank 0 alone writes
@@ -225,7 +225,7 @@ def test_slurm_trains_on_the_tasks_that_srun_starts(files, cluster, tmp_path):
         PORT=str(unused_port()),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'distributed training: world_size 2' in done.stdout
+    assert 'distributed run: world_size: 2' in done.stdout
     last = load_checkpoint_file(work / 'latest.pth')
     assert last['meta']['iter'] == 6  # 2 epochs of 6 samples on two ranks
 
@@ -310,6 +310,7 @@ def test_several_devices_without_a_launcher_say_how_to_start(monkeypatch):
 
 def test_gpu_ids_are_the_visible_devices(monkeypatch):
     lines = []
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5')
     launch.set_visible_devices([2, 0], 'pytorch', lines.append)
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '2,0'
@@ -323,7 +324,48 @@ def test_gpu_ids_are_the_visible_devices(monkeypatch):
 def test_fewer_devices_than_processes_are_refused(monkeypatch):
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
     with pytest.raises(ValueError, match='give as many ids as processes'):
-        launch.set_visible_devices([0, 1], 'pytorch', print)
+        launch.set_visible_devices([0, 1], 'pytorch', print, gpus=2)
+
+
+@pytest.mark.parametrize(
+    ('there', 'ids', 'gpus', 'absent'),
+    [
+        (2, [99], 1, '99'),
+        (2, [0, 2], 1, '2'),
+        (2, [-1], 1, '-1'),
+        (0, [99], 1, '99'),
+        (0, [0, 1, 2], 2, '2'),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    monkeypatch, there, ids, gpus, absent
+):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: there)
+    with pytest.raises(
+        ValueError, match=rf'--gpu-ids {absent}: PyTorch sees {there} GPUs'
+    ):
+        launch.set_visible_devices(ids, 'none', print, gpus)
+
+
+def test_without_a_gpu_the_numbers_are_those_of_processes(monkeypatch):
+    lines = []
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    launch.set_visible_devices([0, 1], 'pytorch', lines.append, gpus=2)
+    assert '--gpu-ids has no effect, this runs on the CPU' in lines[0]
+
+
+def test_the_devices_are_counted_whatever_is_visible(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        torch.cuda,
+        'device_count',
+        lambda: seen.append(os.environ.get('CUDA_VISIBLE_DEVICES')) or 8,
+    )
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
+    launch.set_visible_devices([7], 'none', print)
+    assert seen == [None]
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == '7'
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import runpy
+import shlex
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from tiny_project import CONFIG, IMAGE, write_checkpoint, write_config
 
 from mmprune.models import load_model
 from mmprune.plan import PruningPlan
+from mmprune.run.console import metrics_that_matter
 
 PRUNE = ROOT / 'tools' / 'prune_and_retrain.py'
 TEST = ROOT / 'tools' / 'test.py'
@@ -294,8 +296,8 @@ def fails(capsys, files, *flags):
         (['--pruning-ratio', 'nan'], r'in [0, 1), found nan'),
         (['--protect', 'nowhere'], "'nowhere' matches none of the"),
         (['--protect', '('], 'is no regular expression'),
-        (['--device', 'tpu'], 'must be cpu or cuda'),
-        (['--pruning-ratio', '0.99'], 'lower the sparsity or one of'),
+        (['--device', 'tpu'], '--device is cpu, cuda or cuda:N'),
+        (['--pruning-ratio', '0.99'], 'be removed; lower the sparsity'),
         (
             ['--pruning-ratio', '0.99', '--target', 'macs'],
             'asked to remove 99.0%',
@@ -304,7 +306,7 @@ def fails(capsys, files, *flags):
         (['--round-to', '0'], 'at least 1'),
         (['--min-keep', '0', '--mode', 'unstructured'], 'at least 1'),
         (['--latency-runs', '-1'], 'must not be negative'),
-        (['--device', 'cpu:foo'], 'must be cpu or cuda'),
+        (['--device', 'cpu:foo'], '--device is cpu, cuda or cuda:N'),
         (['--output-dir', ''], '--output-dir is empty'),
         (['--cfg-options', 'model.foo=1'], 'cannot be built'),
         (['--retrain'], '--retrain goes with --fine-tune'),
@@ -480,4 +482,86 @@ def test_a_failing_write_leaves_nothing_behind(files, monkeypatch):
     monkeypatch.setattr(torch, 'save', full)
     with pytest.raises((OSError, SystemExit)):
         prune(files)
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()
+
+
+# -- what it shows ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('mode', ['both', 'structured', 'unstructured'])
+def test_stage_counters_end_at_the_last_of_them(files, capsys, mode):
+    prune(files, '--mode', mode)
+    lines = capsys.readouterr().err.splitlines()
+    count = len(lines)
+    assert [line.split()[0] for line in lines] == [
+        f'[{i + 1}/{count}]' for i in range(count)
+    ]
+    assert lines[-1].endswith('writing')
+
+
+def test_a_run_is_summed_up_in_about_ten_lines(files, capsys):
+    folder = prune(files, '--fine-tune', '--fine-tune-epochs', '1')
+    lines = capsys.readouterr().out.splitlines()
+    lines = lines[[x[:7] for x in lines].index('| model') :]
+    assert len(lines) <= 11
+    heads = [cell.strip() for cell in lines[0].strip('|').split('|')]
+    assert heads[:2] == ['model', 'params (M)'] and heads[-1] == 'mean'
+    rows = [line.split('|')[1].strip() for line in lines[2:6]]
+    assert rows == ['dense', 'unstructured', 'structured', 'recovered']
+    assert lines[-2] == f'all about it: {folder / "report.html"}'
+
+
+def test_the_next_command_can_be_pasted_anywhere(tmp_path, capsys):
+    place = tmp_path / 'a folder'
+    place.mkdir()
+    files = write_config(place), write_checkpoint(place)
+    folder = prune(files)
+    last = capsys.readouterr().out.splitlines()[-1]
+    python, *words = shlex.split(last.removeprefix('next: '))
+    assert python == sys.executable
+    assert words == [
+        str(TEST),
+        str(files[0]),
+        str(folder / 'tiny_structured_pruned.pth'),
+    ]
+
+
+def test_metrics_that_matter_are_few():
+    zeros = {f'zero_{i}': 0.0 for i in range(50)}
+    some = {f'm{i}': i + 1.0 for i in range(9)}
+    assert metrics_that_matter([{**zeros, **some}]) == list(some)[:6]
+    wanted = ['best', 'zero_3', 'nowhere']
+    assert metrics_that_matter([zeros, dict(best=1)], wanted) == wanted[:2]
+
+
+# -- a dry run -------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_would_be_cut_and_writes_nothing(files, capsys):
+    flags = ['--pruning-ratio', '0.5', '--dry-run']
+    folder = prune(files, *flags)
+    assert not folder.exists()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[c.strip() for c in line.strip('|').split('|')] for line in lines]
+    table = {row[0]: row[1:] for row in rows if len(row) > 1}
+    assert table['kind'][:4] == ['groups', 'kept dense', 'units', 'removed']
+    # Channels of one and two (32 + 16), of which 24 go; the stem is frozen.
+    # Neurons of the branch (64); the other eight have a LayerNorm.
+    assert table['channel'][:4] == ['2', '1', '48', '24 (50.0%)']
+    assert table['neuron'][:4] == ['1', '1', '64', '32 (50.0%)']
+    assert 'unstructured: 50.0% of 11,008 weights would be zero' in lines
+    assert lines[-1] == '--dry-run: nothing was written'
+    prune(files, *flags[:2], '--mode', 'structured')
+    report = json.loads((folder / 'report.json').read_text())['models']
+    for column, unit in ((4, 'params'), (5, 'macs')):
+        share = float(table['all'][column].split('(')[1].rstrip('%)')) / 100
+        left = report['structured'][unit] / report['dense'][unit]
+        assert share == pytest.approx(1 - left, abs=0.002)
+
+
+def test_a_dry_run_beside_another_run_leaves_it_alone(files, capsys):
+    folder = prune(files)
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob('*')}
+    prune(files, '--dry-run', '--mode', 'unstructured', '--pattern', '2:4')
+    assert '2:4 of 11,008 weights would be zero' in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob('*')}

@@ -832,6 +832,7 @@ frame.addEventListener('load', () => {{
 </script>"""
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize('width', [1440, 390])
 def test_a_browser_opens_it_without_errors_or_requests(
     chromium, trained, tmp_path, width
@@ -845,6 +846,7 @@ def test_a_browser_opens_it_without_errors_or_requests(
     assert found['requests'] == set()
 
 
+@pytest.mark.browser
 def test_the_check_would_see_an_error_and_a_request(chromium, tmp_path):
     page = tmp_path / 'bad.html'
     page.write_text(
@@ -855,6 +857,7 @@ def test_the_check_would_see_an_error_and_a_request(chromium, tmp_path):
     assert 'http://127.0.0.1:9/x.png' in found['requests']
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize('width', [1440, 768, 390, 320])
 def test_no_page_scrolls_sideways(chromium, trained, tmp_path, width):
     shutil.copytree(trained, tmp_path / 'run')

@@ -72,6 +72,48 @@ def test_resume_without_a_checkpoint_starts_anew(config, capsys):
     assert (work / 'epoch_3.pth').exists()
 
 
+def test_another_run_is_not_overwritten(config, capsys):
+    work = train(config)
+    before = {p: p.stat().st_mtime_ns for p in work.rglob('*')}
+    line = fails(capsys, train, config)
+    assert f'{work} holds another run (epoch_1.pth, epoch_2.pth,' in line
+    assert 'go on with it by --resume, overwrite it by --force' in line
+    assert 'or choose another --work-dir' in line
+    assert before == {p: p.stat().st_mtime_ns for p in work.rglob('*')}
+    both = fails(capsys, train, config, '--resume', '--force')
+    assert '--resume keeps what --force removes' in both
+
+
+def test_force_leaves_nothing_of_the_older_run(config, capsys):
+    work = train(config)
+    (work / 'notes.txt').write_text('mine')
+    once = ['--cfg-options', 'train_cfg.max_epochs=1']
+    start = [*once, f'load_from={work / "epoch_3.pth"}']
+    assert '--force would remove' in fails(
+        capsys, train, config, '--force', *start
+    )
+    train(config, '--force', *once)
+    names = {p.name for p in work.iterdir() if p.is_file()}
+    assert {'epoch_1.pth', 'latest.pth', 'notes.txt'} <= names
+    assert not {'epoch_2.pth', 'epoch_3.pth'} & names
+
+
+def test_what_mmengine_says_of_itself_goes_to_the_log_alone(config, capsys):
+    work = train(config)
+    shown = capsys.readouterr()
+    assert len((shown.out + shown.err).splitlines()) <= 3
+    assert '[12/12] training, epoch 3 of 3' in shown.err
+    (log,) = work.glob('*/*.log')
+    text = log.read_text()
+    for part in (
+        'System environment',
+        'Config:',
+        'Hooks will',
+        'Epoch(train)',
+    ):
+        assert part in text and part not in shown.out
+
+
 def test_auto_scale_lr_reaches_the_runner(config):
     scale = ['--cfg-options', 'auto_scale_lr.base_batch_size=8']
     plain = train(config, work='plain')

@@ -6,12 +6,13 @@ Writes comparison.json, comparison.md, accuracy.png, sparsity.png, and a
 report.json whose sections tools/report.py shows.
 """
 
-import argparse
 import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # Keys of rounds.json in older runs -> today's.
@@ -20,35 +21,36 @@ RENAMED = dict(
 )
 sys.path.insert(0, str(ROOT))
 
-import matplotlib  # noqa: E402
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
-
 from mmprune.atomic_file import save_json, write_whole  # noqa: E402
+from mmprune.errors import blame  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
-from mmprune.run.flags import make_parser  # noqa: E402
+from mmprune.run.flags import argument, option, read  # noqa: E402
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the flags."""
-    parser = make_parser('Compare pruning runs.')
-    add = parser.add_argument
-    add('runs', nargs='+', help='folders with rounds.json; NAME=FOLDER too')
-    add('--out', default='work_dirs/comparison', help='where results go')
-    add('--metric', default='Acc@1', help='what is compared')
-    add('--lower-is-better', action='store_true', help='as for a loss')
-    return parser.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What is compared."""
+
+    runs: tuple[str, ...] = argument(
+        'folders with rounds.json; NAME=FOLDER too', nargs='+'
+    )
+    out: str = option('work_dirs/comparison', 'where results go')
+    metric: str = option('Acc@1', 'what is compared')
+    lower_is_better: bool = option(False, 'as for a loss')
 
 
 def read_rounds(path: Path) -> dict:
     """Returns a rounds.json; one of an older run with today's keys."""
-    return json.loads(
-        path.read_text(),
-        object_hook=lambda entry: {
-            RENAMED.get(key, key): value for key, value in entry.items()
-        },
-    )
+    with blame(f'{path} cannot be read as JSON'):
+        return json.loads(
+            path.read_text(),
+            object_hook=lambda entry: {
+                RENAMED.get(key, key): value for key, value in entry.items()
+            },
+        )
 
 
 def load(runs: list[str], metric: str) -> dict[str, dict]:
@@ -68,9 +70,10 @@ def load(runs: list[str], metric: str) -> dict[str, dict]:
                 'run with IterativePruningLoop'
             )
         data = read_rounds(path)
-        rounds = data.get('rounds')
-        if not rounds or metric not in rounds[0]['metrics']:
+        with blame(f'{path} is not what IterativePruningLoop writes'):
+            rounds = data.get('rounds')
             known = rounds and list(rounds[0]['metrics'])
+        if not known or metric not in known:
             raise ValueError(
                 f'{path} has no metric {metric!r}, it has {known or "none"}'
             )
@@ -141,7 +144,9 @@ def cost_table(runs: dict[str, dict]) -> dict:
 
 def draw_accuracy(runs: dict[str, dict], metric: str, path: Path) -> None:
     """Draws the metric over rounds and over sparsity."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
+    figure, axes = _pyplot().subplots(
+        1, 2, figsize=(10, 4), layout='constrained'
+    )
     for name, data in runs.items():
         sparsity, values = curve(data, metric)
         numbers = [entry['round'] for entry in data['rounds']]
@@ -162,7 +167,7 @@ def draw_sparsity(runs: dict[str, dict], path: Path) -> None:
     kinds = sorted(
         {k for data in runs.values() for k in data['rounds'][0]['met']}
     )
-    figure, axes = plt.subplots(
+    figure, axes = _pyplot().subplots(
         len(runs),
         len(kinds),
         figsize=(4.2 * len(kinds), 2.8 * len(runs)),
@@ -184,11 +189,11 @@ def draw_sparsity(runs: dict[str, dict], path: Path) -> None:
     save(figure, path)
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: 'Figure', path: Path) -> None:
     """Writes a figure and forgets it."""
     stream = io.BytesIO()
     figure.savefig(stream, dpi=120)
-    plt.close(figure)
+    _pyplot().close(figure)
     write_whole(path, stream.getvalue())
 
 
@@ -227,6 +232,28 @@ def sections(
     ]
 
 
+def comparison(runs: dict[str, dict], metric: str, parts: list[dict]) -> dict:
+    """Returns all that is compared, as data."""
+    tables = [part['table'] for part in parts if 'table' in part]
+    return dict(
+        metric=metric,
+        rounds=tables[0],
+        costs=tables[1],
+        runs={
+            name: dict(
+                options=data['options'],
+                sparsity=curve(data, metric)[0],
+                values=curve(data, metric)[1],
+                layers={
+                    kind: sparsity_map(data, kind)
+                    for kind in data['rounds'][0]['met']
+                },
+            )
+            for name, data in runs.items()
+        },
+    )
+
+
 def markdown(table: dict) -> str:
     """Returns a table as Markdown."""
     lines = [table['columns'], ['---'] * len(table['columns']), *table['rows']]
@@ -240,44 +267,41 @@ def _two(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
+def _pyplot() -> Any:
+    """Returns matplotlib's pyplot, which --help does without."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    return pyplot
+
+
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
-    args = parse_args(argv)
+    (args,) = read('Compare pruning runs.', (CompareOptions,), argv)
+    from mmprune.run.folder import begun
+
     runs = load(args.runs, args.metric)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    draw_accuracy(runs, args.metric, out / 'accuracy.png')
-    draw_sparsity(runs, out / 'sparsity.png')
     best_of = min if args.lower_is_better else max
-    parts = sections(runs, args.metric, best_of)
-    tables = [part['table'] for part in parts if 'table' in part]
-    page = '\n\n'.join(
-        f'## {part["title"]}\n\n{markdown(part["table"])}'
-        for part in parts
-        if 'table' in part
-    )
-    write_whole(out / 'comparison.md', f'# Pruning runs\n\n{page}\n'.encode())
-    found = dict(
-        metric=args.metric,
-        rounds=tables[0],
-        costs=tables[1],
-        runs={
-            name: dict(
-                options=data['options'],
-                sparsity=curve(data, args.metric)[0],
-                values=curve(data, args.metric)[1],
-                layers={
-                    kind: sparsity_map(data, kind)
-                    for kind in data['rounds'][0]['met']
-                },
-            )
-            for name, data in runs.items()
-        },
-    )
-    save_json(found, out / 'comparison.json')
-    report = dict(title='Iterative pruning compared', sections=parts)
-    save_json(report, out / 'report.json')
+    out = Path(args.out)
+    with begun(out), blame('their rounds.json cannot be compared'):
+        parts = sections(runs, args.metric, best_of)
+        found = comparison(runs, args.metric, parts)
+        out.mkdir(parents=True, exist_ok=True)
+        draw_accuracy(runs, args.metric, out / 'accuracy.png')
+        draw_sparsity(runs, out / 'sparsity.png')
+        page = '\n\n'.join(
+            f'## {part["title"]}\n\n{markdown(part["table"])}'
+            for part in parts
+            if 'table' in part
+        )
+        text = f'# Pruning runs\n\n{page}\n'
+        write_whole(out / 'comparison.md', text.encode())
+        save_json(found, out / 'comparison.json')
+        report = dict(title='Iterative pruning compared', sections=parts)
+        save_json(report, out / 'report.json')
     print(page)
     print(f'\nwrote {out}/comparison.json, .md, accuracy.png, sparsity.png')
 

@@ -6,42 +6,45 @@
 writes vad_nuscenes_infos_temporal_{train,val}.pkl.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mmprune.run.cli import ProgressBar, fail_in_one_sentence  # noqa: E402
-from mmprune.run.flags import make_parser  # noqa: E402
+from mmprune.run.flags import argument, check_values, option, read  # noqa: E402
+
+INFOS = ('infos_temporal_train', 'infos_temporal_val')
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the flags."""
-    parser = make_parser('Turn a nuScenes folder into info files of VAD.')
-    add = parser.add_argument
-    add('dataset', choices=('nuscenes',), help='the data set')
-    add('--root-path', default='data/nuscenes', help='its folder')
-    add('--out-dir', help='where the info files go; default: --root-path')
-    add('--extra-tag', default='vad_nuscenes', help='begins their names')
-    add(
-        '--version',
-        default='v1.0',
-        help='v1.0-trainval, v1.0-mini, or v1.0 for the one that is there',
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What is converted, and where it goes."""
+
+    dataset: str = argument('the data set', choices=('nuscenes',))
+    root_path: str = option('data/nuscenes', 'its folder')
+    out_dir: str | None = option(
+        None, 'where the info files go', shown='--root-path'
     )
-    add('--canbus', help='folder that holds can_bus; default: --root-path')
-    add(
-        '--require-canbus',
-        action='store_true',
-        help='refuse to go on without a CAN bus',
+    extra_tag: str = option('vad_nuscenes', 'begins their names')
+    version: str = option(
+        'v1.0',
+        'v1.0-trainval, v1.0-mini, or v1.0 for the one that is there',
     )
-    add('--no-map', action='store_true', help='leave the map lines out')
-    add('--max-sweeps', type=int, default=10, help='scans before each frame')
-    return parser.parse_args(argv)
+    canbus: str | None = option(
+        None, 'folder that holds can_bus', shown='--root-path'
+    )
+    require_canbus: bool = option(False, 'refuse to go on without a CAN bus')
+    no_map: bool = option(False, 'leave the map lines out')
+    max_sweeps: int = option(10, 'scans before each frame', least=0)
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
-def find_can_bus(args: argparse.Namespace) -> Path | None:
+def find_can_bus(args: DataOptions) -> Path | None:
     """Returns the folder that holds ``can_bus``; None where there is none.
 
     Raises:
@@ -66,25 +69,38 @@ def find_can_bus(args: argparse.Namespace) -> Path | None:
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
-    args = parse_args(argv)
-    # Registers nothing and needs nuscenes-devkit, which --help does not.
-    from projects.VAD.data import nuscenes_infos
-
-    version = nuscenes_infos.find_version(args.root_path, args.version)
-    source = nuscenes_infos.open_source(
-        args.root_path,
-        version,
-        find_can_bus(args),
-        not args.no_map,
-        args.max_sweeps,
+    (asked,) = read(
+        'Turn a nuScenes folder into info files of VAD.', (DataOptions,), argv
     )
-    splits = nuscenes_infos.split_scenes(source.nusc)
-    with ProgressBar(sum(map(len, splits.values()))) as progress:
-        paths = nuscenes_infos.convert(
-            source, args.out_dir or args.root_path, args.extra_tag, progress
-        )
+    # Seconds that --help does without.
+    from mmprune.errors import blame
+    from mmprune.run.folder import begun
+
+    out = Path(asked.out_dir or asked.root_path)
+    names = [f'{asked.extra_tag}_{name}.pkl' for name in INFOS]
+    with begun(out, *names), blame(f'{asked.root_path} cannot be converted'):
+        paths, splits = convert(asked, out)
     for split, path in paths.items():
         print(f'wrote {path} ({len(splits[split])} scenes of {split})')
+
+
+def convert(asked: DataOptions, out: Path) -> tuple[dict, dict]:
+    """Converts the scenes; returns the files and the scenes by split."""
+    from projects.VAD.data import nuscenes_infos
+
+    version = nuscenes_infos.find_version(asked.root_path, asked.version)
+    source = nuscenes_infos.open_source(
+        asked.root_path,
+        version,
+        find_can_bus(asked),
+        not asked.no_map,
+        asked.max_sweeps,
+    )
+    splits = nuscenes_infos.split_scenes(source.nusc)
+    count = sum(map(len, splits.values()))
+    with ProgressBar(count, timed=True) as progress:
+        paths = nuscenes_infos.convert(source, out, asked.extra_tag, progress)
+    return paths, splits
 
 
 if __name__ == '__main__':

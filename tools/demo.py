@@ -47,10 +47,10 @@ class DemoOptions:
         check_values(self)
 
 
-def run(*words: object, world: Path) -> None:
+def run(stage: str, *words: object, world: Path) -> None:
     """Runs one of the project's commands and shows it."""
     words = [str(w) for w in words]
-    print(f'\n$ python {shlex.join(words)}', flush=True)
+    print(f'\n{stage}\n$ python {shlex.join(words)}', flush=True)
     environment = {**os.environ, 'MMPRUNE_MINI_WORLD': f'{world}/'}
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment)
     if done.returncode:
@@ -96,17 +96,22 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(args.output_dir).resolve()
     world, dense = folder / 'mini_world', folder / 'dense'
 
-    def step(*words: object) -> None:
-        run(*words, world=world)
+    def step(number: int, stage: str, *words: object) -> None:
+        run(f'[{number}/6] {stage}', *words, world=world)
 
     if not world.is_dir():
-        step('tools/make_mini_world.py', world, '--scenes', args.scenes)
+        step(
+            *(1, 'drawing a small town', 'tools/make_mini_world.py'),
+            *(world, '--scenes', args.scenes),
+        )
     if not (world / 'vad_nuscenes_infos_temporal_val.pkl').is_file():
         step(
-            *('tools/create_data.py', 'nuscenes', '--root-path', world),
+            *(2, 'reading it as nuScenes', 'tools/create_data.py'),
+            *('nuscenes', '--root-path', world),
         )
     if not (dense / f'epoch_{args.epochs}.pth').is_file():
         step(
+            *(3, 'training the dense model'),
             *('tools/train.py', CONFIG, '--work-dir', dense, '--resume'),
             '--cfg-options',
             f'train_cfg.max_epochs={args.epochs}',
@@ -116,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = dense / 'latest.pth'
     pruned = folder / 'pruned'
     step(
+        *(4, 'pruning it, training the result, testing all three'),
         *('tools/prune_and_retrain.py', CONFIG, weights),
         *('--pruning-ratio', args.pruning_ratio, '--mode', 'structured'),
         # Convolutions of odd widths are slow on a CPU.
@@ -126,10 +132,11 @@ def main(argv: list[str] | None = None) -> None:
     recovered = pruned / 'retrained' / 'latest.pth'
     picture = folder / 'held_out_scene.gif'
     step(
+        *(5, 'drawing a drive'),
         *('tools/visualize.py', CONFIG, recovered, '--dense', weights),
         *('--scene', 0, '--frames', 20, '--out', picture),
     )
-    step('tools/report.py', pruned, '--frames', picture)
+    step(6, 'writing the page', 'tools/report.py', pruned, '--frames', picture)
     print(summary(json.loads((pruned / 'report.json').read_text())))
     print(
         f'\nDone in {(time.time() - start) / 60:.1f} minutes. Look at:\n'

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests a checkpoint on several devices:
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS [flags of tools/test.py]
-# Environment: PORT, NNODES, NODE_RANK, MASTER_ADDR.
+# Environment: PORT, NNODES, NODE_RANK, MASTER_ADDR, PYTHON.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -14,12 +14,13 @@ GPUS=$3
 PORT=${PORT:-29500}
 NODE_RANK=${NODE_RANK:-0}
 TOOLS=$(cd "$(dirname "$0")" && pwd)
+PYTHON=$("$TOOLS/python.sh")
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 if [ "$NODE_RANK" = 0 ]; then
-    python -m mmprune.run.port "$PORT"
+    "$PYTHON" -m mmprune.run.port "$PORT"
 fi
-exec python -m torch.distributed.run \
+exec "$PYTHON" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="$NODE_RANK" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on several devices of one machine, or of several:
 #   tools/dist_train.sh CONFIG GPUS [flags of tools/train.py]
-# Environment: PORT, NNODES, NODE_RANK, MASTER_ADDR.
+# Environment: PORT, NNODES, NODE_RANK, MASTER_ADDR, PYTHON.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -13,12 +13,13 @@ GPUS=$2
 PORT=${PORT:-29500}
 NODE_RANK=${NODE_RANK:-0}
 TOOLS=$(cd "$(dirname "$0")" && pwd)
+PYTHON=$("$TOOLS/python.sh")
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 if [ "$NODE_RANK" = 0 ]; then
-    python -m mmprune.run.port "$PORT"
+    "$PYTHON" -m mmprune.run.port "$PORT"
 fi
-exec python -m torch.distributed.run \
+exec "$PYTHON" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="$NODE_RANK" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

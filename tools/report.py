@@ -8,54 +8,59 @@ Works at any time, also while the training runs, and for any folder that
 tools/train.py writes.
 """
 
-import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmprune.errors import blame  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
-from mmprune.run.flags import make_parser  # noqa: E402
-from mmprune.run.report_html import save_curves, write  # noqa: E402
+from mmprune.run.flags import argument, option, read  # noqa: E402
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What the page is about."""
+
+    folder: str = argument('output folder of a run, or a work directory')
+    frames: tuple[str, ...] = option(
+        (),
+        'further pictures for the page: PNG, JPEG or GIF',
+        nargs='+',
+        metavar='FILE',
+    )
+    curves: str | None = option(
+        None, 'draw the curves alone, as PNG, SVG or PDF', metavar='FILE'
+    )
 
 
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; prints the path of what it wrote."""
-    args = _parse(argv)
-    folder = Path(args.folder)
+    (asked,) = read(
+        'Write report.html for a run, or draw its curves.',
+        (ReportOptions,),
+        argv,
+    )
+    folder = Path(asked.folder)
     if not folder.is_dir():
         raise ValueError(f'{folder} is no folder; give the folder of a run.')
-    missing = [path for path in args.frames if not Path(path).is_file()]
+    missing = [path for path in asked.frames if not Path(path).is_file()]
     if missing:
         raise ValueError(f'{missing[0]} does not exist; check --frames.')
-    target = Path(args.curves).resolve().parent if args.curves else folder
+    target = Path(asked.curves).resolve().parent if asked.curves else folder
     if not os.access(target, os.W_OK):
         raise ValueError(f'{target} cannot be written; choose another place.')
-    if args.curves:
-        print(save_curves(folder, args.curves))
-    else:
-        print(write(folder, args.frames))
+    # Seconds that --help does without.
+    from mmprune.run.report_html import save_curves, write
 
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = make_parser('Write report.html for a run, or draw its curves.')
-    add = parser.add_argument
-    add('folder', help='output folder of a run, or a work directory')
-    add(
-        '--frames',
-        nargs='+',
-        default=[],
-        metavar='FILE',
-        help='further pictures for the page: PNG, JPEG or GIF',
-    )
-    add(
-        '--curves',
-        metavar='FILE',
-        help='draw the curves alone, as PNG, SVG or PDF',
-    )
-    return parser.parse_args(argv)
+    with blame(f'what {folder} holds cannot be shown'):
+        if asked.curves:
+            print(save_curves(folder, asked.curves))
+        else:
+            print(write(folder, asked.frames))
 
 
 if __name__ == '__main__':

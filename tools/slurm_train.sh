@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on a Slurm cluster:
 #   tools/slurm_train.sh PARTITION JOB CONFIG [flags of tools/train.py]
-# Environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS, PORT.
+# Environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS, PORT,
+# PYTHON.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -15,6 +16,7 @@ GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 CPUS_PER_TASK=${CPUS_PER_TASK:-5}
 TOOLS=$(cd "$(dirname "$0")" && pwd)
+PYTHON=$("$TOOLS/python.sh")
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 # The port is checked by rank 0, on the machine where it runs.
 export MASTER_PORT=${PORT:-${MASTER_PORT:-29500}}
@@ -28,4 +30,4 @@ exec srun -p "$PARTITION" \
     --cpus-per-task="$CPUS_PER_TASK" \
     --kill-on-bad-exit=1 \
     ${SRUN_ARGS:-} \
-    python -u "$TOOLS/train.py" "$CONFIG" --launcher slurm "${@:4}"
+    "$PYTHON" -u "$TOOLS/train.py" "$CONFIG" --launcher slurm "${@:4}"

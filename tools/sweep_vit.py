@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmprune.errors import blame  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence, stoppable  # noqa: E402
 from mmprune.run.flags import argument, option, read  # noqa: E402
 from mmprune.run.options import config_options  # noqa: E402
@@ -72,8 +73,10 @@ def finished(folder: Path) -> bool:
     path = folder / 'rounds.json'
     if not path.is_file():
         return False
-    # Older runs call it shipped.
-    return bool({'exported', 'shipped'} & json.loads(path.read_text()).keys())
+    with blame(f'{path} cannot be read as JSON'):
+        # Older runs call it shipped.
+        found = json.loads(path.read_text()).keys()
+    return bool({'exported', 'shipped'} & found)
 
 
 def start(config: str, folder: Path, device: str, options: Sequence[str]):

@@ -61,11 +61,13 @@ def main(argv: list[str] | None = None) -> dict:
         trust_checkpoints,
     )
     from mmprune.run import launch, training
+    from mmprune.run.folder import begun, check_output
 
     launch.set_local_rank(launching.local_rank)
     log = print if launch.is_first() else (lambda _: None)
     cfg = load_config(asked.config, asked.cfg_options)
     amend(cfg, asked)
+    check_output(Path(cfg.work_dir), '--work-dir', allowed=True)
     cfg.launcher = launch.choose_launcher(launching.launcher, 1, log)
     trust_checkpoints(asked.trust_checkpoint)
     checkpoint = load_checkpoint_file(
@@ -75,7 +77,8 @@ def main(argv: list[str] | None = None) -> dict:
     compare_normalization(cfg, meta, asked.checkpoint, log)
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
     launch.start(cfg.launcher, dist_cfg, log)
-    return training.runner_with(cfg, checkpoint, asked.checkpoint).test()
+    with begun(Path(cfg.work_dir), Path(cfg.filename).name):
+        return training.runner_with(cfg, checkpoint, asked.checkpoint).test()
 
 
 def amend(cfg, asked: TestOptions) -> None:

@@ -45,6 +45,7 @@ class TrainOptions:
         metavar='CHECKPOINT',
         shown="the config's load_from, else none",
     )
+    force: bool = option(False, 'overwrite another run in --work-dir')
     amp: bool = options.amp()
     auto_scale_lr: bool = options.auto_scale_lr()
     trust_checkpoint: bool = options.trust_checkpoint()
@@ -73,29 +74,70 @@ def main(argv: list[str] | None = None) -> None:
             )
     stem = Path(asked.config).stem
     cfg.work_dir = asked.work_dir or cfg.get('work_dir', f'work_dirs/{stem}')
+    resume = asked.resume is not None or bool(cfg.get('resume'))
+    check_work_dir(cfg, '--work-dir', resume, asked.force)
     amend(cfg, asked, log)
     check_start(cfg, log)
     train(cfg, launching.launcher, log)
 
 
+def check_work_dir(
+    cfg: 'Config', flag: str, resume: bool, force: bool
+) -> None:
+    """Refuses to train where another run is.
+
+    Args:
+        cfg: The config.
+        flag: What names the folder.
+        resume: Whether that run is gone on with.
+        force: Whether it is overwritten.
+
+    Raises:
+        ValueError: If there is one, and neither was asked for, or both.
+    """
+    from mmprune.run.folder import check_output
+
+    if resume and force:
+        raise ValueError(
+            '--resume keeps what --force removes; give one of them'
+        )
+    folder = Path(cfg.work_dir)
+    check_output(folder, flag, resume or force, 'training')
+    first = Path(cfg.get('load_from') or 'none').absolute()
+    if force and first.parent == folder.absolute():
+        raise ValueError(
+            f'--force would remove {first}, which load_from names; choose '
+            f'another {flag}'
+        )
+
+
 def train(cfg: 'Config', launcher: str, log: Callable[[str], None]) -> None:
     """Starts the processes of a launcher and trains; stops in one sentence.
+
+    What another run left in the folder goes, unless this one goes on with it.
 
     Raises:
         ValueError: If the launcher does not work here or the training data
             cannot be read.
     """
     from mmprune.run import launch, training
+    from mmprune.run.folder import begun, forget_training
 
     folder = Path(cfg.work_dir)
-    with stoppable(lambda: _how_to_go_on(folder)):
+    with (
+        stoppable(lambda: _how_to_go_on(folder)),
+        begun(folder, Path(cfg.filename).name),
+    ):
         cfg.launcher = launch.choose_launcher(launcher, 1, log)
         dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
-        launch.start(cfg.launcher, dist_cfg, log)
+        team = launch.start(cfg.launcher, dist_cfg, log)
         problem = training.data_problem(cfg, 'train_dataloader')
         if problem:
             raise ValueError(problem)
-        training.runner_for(cfg).train()
+        runner = training.runner_for(cfg)
+        if not cfg.get('resume'):
+            team.first(lambda: forget_training(folder))
+        runner.train()
 
 
 def amend(

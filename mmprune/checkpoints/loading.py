@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from ..errors import blame
 from ..plan import checkpoint_plan
 from ..registry import MODELS
 from .comparing import difference, without_prefix
@@ -32,13 +33,9 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if plan is not None:
         model = pruned_model_config(model, plan)
-    try:
+    name = cfg.filename or 'the config'
+    with blame(f'the model of {name} cannot be built', cfg):
         return MODELS.build(model)
-    except TypeError as error:
-        raise ValueError(
-            f'the model of {cfg.filename or "the config"} cannot be built: '
-            f'{error}'
-        ) from error
 
 
 def fitted(model: dict, checkpoint: dict, path: str | Path) -> dict:
@@ -100,7 +97,8 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     problem = difference(model.state_dict(), weights)
     if problem:
         raise ValueError(f'{name} does not fit the model: {problem}')
-    model.load_state_dict(weights)
+    with blame(f'{name} cannot be loaded'):
+        model.load_state_dict(weights)
 
 
 def weights_of(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:

@@ -1,39 +1,84 @@
-"""What the command-line tools share: errors, configs, progress."""
+"""What the command-line tools share: errors, stops, progress."""
 
 import contextlib
 import functools
+import logging
 import os
+import shlex
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
-if TYPE_CHECKING:
-    from mmengine.config import Config
+from ..errors import sentence
+from .config_file import load_config, merge_options
+from .progress import ProgressBar
+
+__all__ = [
+    'ProgressBar',
+    'fail_in_one_sentence',
+    'load_config',
+    'merge_options',
+    'stoppable',
+]
 
 
 def fail_in_one_sentence(main: Callable) -> Callable:
     """Makes what a user caused one sentence on stderr and exit code 2.
 
-    With ``MMPRUNE_TRACEBACK=1`` in the environment the traceback shows.
+    What nobody foresaw is one sentence too, with exit code 1, and its
+    traceback goes to a file. With ``--debug`` among the flags, or
+    ``MMPRUNE_TRACEBACK=1`` in the environment, the traceback shows.
     """
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> Any:
+        words = sys.argv[1:] if not args or args[0] is None else args[0]
+        debug = '--debug' in words or bool(os.environ.get('MMPRUNE_TRACEBACK'))
+        # A log on a full disk is not worth a traceback.
+        logging.raiseExceptions = debug
         try:
             return main(*args, **kwargs)
-        except (ValueError, KeyError, OSError) as error:
-            if os.environ.get('MMPRUNE_TRACEBACK'):
+        except KeyboardInterrupt:
+            print('stopped by Ctrl-C', file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:
+            # Who read the output, as `head`, has seen enough; Python would
+            # complain once more when it closes the pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except Exception as error:
+            if debug:
                 raise
-            # KeyError is what mmengine's registries raise; its text is
-            # quoted.
-            text = error.args[0] if isinstance(error, KeyError) else error
-            message = ' '.join(str(text).split())
-            print(f'error: {message}', file=sys.stderr)
-            sys.exit(2)
+            text = sentence(error)
+            if not _is_the_users(error):
+                text = (
+                    f'{text}; this is a defect of mmprune, please report it '
+                    f'with {_write_traceback(error)}, or see it by --debug'
+                )
+            print(f'error: {text}', file=sys.stderr)
+            sys.exit(2 if _is_the_users(error) else 1)
 
     return run
+
+
+def _is_the_users(error: Exception) -> bool:
+    # Errors of code that is not ours are a UserError where it is called.
+    if isinstance(error, KeyError):
+        return ' ' in str(error)
+    return isinstance(error, ValueError | OSError | ImportError | MemoryError)
+
+
+def _write_traceback(error: Exception) -> str:
+    with tempfile.NamedTemporaryFile(
+        'w', prefix='mmprune_', suffix='.log', delete=False
+    ) as file:
+        file.write(f'$ {shlex.join(sys.argv)}\n')
+        file.writelines(traceback.format_exception(error))
+    return file.name
 
 
 class _Terminated(BaseException):
@@ -76,115 +121,3 @@ def stoppable(hint: Callable[[], str]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def load_config(path: str, options: Sequence[str] = ()) -> 'Config':
-    """Returns the config of a file with ``KEY=VALUE`` options merged in.
-
-    Raises:
-        ValueError: If the file is missing, is no config or has no model.
-    """
-    # A second that --help does without.
-    from mmengine.config import Config
-
-    try:
-        cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise ValueError(f'no config at {path} ({error})') from error
-    except OSError as error:
-        raise ValueError(f'{path} is no mmengine config: {error}') from error
-    except (SyntaxError, ImportError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f'{path} cannot be read as an mmengine config: '
-            f'{type(error).__name__}: {error}'
-        ) from error
-    merge_options(cfg, options)
-    if 'model' not in cfg:
-        raise ValueError(f'{path} has no `model`; give the config of a model')
-    return cfg
-
-
-def merge_options(cfg: 'Config', options: Sequence[str] | None) -> None:
-    """Merges ``KEY=VALUE`` options into a config, in place.
-
-    Raises:
-        ValueError: If one is no such pair or does not fit the config.
-    """
-    if not options:
-        return
-    try:
-        cfg.merge_from_dict(_parse(options))
-    except TypeError as error:
-        raise ValueError(
-            f'--cfg-options do not fit the config: {error}'
-        ) from error
-
-
-def _parse(options: Sequence[str]) -> dict:
-    from mmengine.config import DictAction
-
-    parsed = {}
-    for option in options:
-        key, equals, value = option.partition('=')
-        if not equals:
-            raise ValueError(
-                f'--cfg-options takes KEY=VALUE, found {option!r}'
-            )
-        parsed[key] = DictAction._parse_iterable(value)
-    return parsed
-
-
-class ProgressBar:
-    """A progress bar over named steps; plain lines where no terminal is.
-
-    Args:
-        total: Number of steps.
-    """
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-
-        self.total = total
-        self.number = 0
-        console = Console(stderr=True)
-        self._bar = _bar(console) if console.is_terminal else None
-
-    def __enter__(self) -> 'ProgressBar':
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task('', total=self.total)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, name: str) -> None:
-        """Begins a step."""
-        self.number = min(self.number + 1, self.total)
-        if self._bar is None:
-            line = f'[{self.number}/{self.total}] {name}'
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self._bar.update(
-                self._task, completed=self.number - 1, description=name
-            )
-
-
-def _bar(console: Any) -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
-    return Progress(
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TextColumn('{task.description}'),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )

@@ -10,9 +10,11 @@ Nothing here imports PyTorch: ``--help`` is quick.
 """
 
 import argparse
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, field, fields
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar('T')
 
@@ -26,6 +28,7 @@ def option(
     shown: str = '',
     least: float | None = None,
     below: float | None = None,
+    most: float | None = None,
     **how: Any,
 ) -> Any:
     """Returns a field of a dataclass that is a flag of a command.
@@ -33,12 +36,14 @@ def option(
     Args:
         default: What holds without the flag; its type is the flag's.
         help: One line for ``--help``.
-        flag: Its name, by default that of the field with hyphens.
+        flag: Its name, by default that of the field with hyphens; ``'_'`` for
+            that of the field as it is.
         also: Further names.
         shown: What ``--help`` gives as the default, where the value itself
             says little.
         least: The smallest number that is allowed.
         below: The number that it has to stay below.
+        most: The largest number that is allowed.
         how: As argparse's ``add_argument`` takes it.
     """
     about = dict(
@@ -48,6 +53,7 @@ def option(
         shown=shown,
         least=least,
         below=below,
+        most=most,
         how=how,
     )
     return field(default=default, metadata=about)
@@ -92,13 +98,25 @@ def shown_default(value: Any) -> str:
     return str(value).replace('%', '%%')
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, without all the flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ``ValueError`` in place of printing the usage."""
+        message = message.removeprefix('argument ')
+        raise ValueError(f'{message}; --help shows all flags')
+
+
 def make_parser(description: str, *kinds: type) -> argparse.ArgumentParser:
     """Returns a parser of the flags of dataclasses."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=ShowDefaults
-    )
+    parser = Parser(description=description, formatter_class=ShowDefaults)
     for kind in kinds:
         add_flags(parser, kind)
+    parser.add_argument(
+        '--debug',
+        action='store_true',
+        help='show the traceback of an error (default: off)',
+    )
     return parser
 
 
@@ -136,12 +154,14 @@ def build(kind: type[T], found: argparse.Namespace) -> T:
         ValueError: If a value is not allowed.
     """
     values = {each.name: getattr(found, each.name) for each in fields(kind)}
-    return kind(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-    )
+    return kind(**{name: _given(value) for name, value in values.items()})
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    # The shell does so after a blank, and not after a `=`.
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def read(
@@ -152,7 +172,7 @@ def read(
     Raises:
         ValueError: If a value is not allowed.
     """
-    found = make_parser(description, *kinds).parse_args(argv)
+    found = make_parser(description, *kinds).parse_intermixed_args(argv)
     return [build(kind, found) for kind in kinds]
 
 
@@ -172,17 +192,30 @@ def check_values(options: Any) -> None:
             raise ValueError(
                 f'{name} is one of {", ".join(choices)}, found {value!r}'
             )
-        least, below = about['least'], about['below']
-        if below is not None and not least <= value < below:
-            raise ValueError(
-                f'{name} must lie in [{least:g}, {below:g}), found {value}'
-            )
-        if least is not None and not value >= least:
-            rule = (
-                f'is at least {least:g}' if least else 'must not be negative'
-            )
-            raise ValueError(f'{name} {rule}, found {value}')
+        problem = _range_problem(value, about)
+        if problem:
+            raise ValueError(f'{name} {problem}, found {value}')
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f'{name} is finite, found {value}')
+
+
+def _range_problem(value: Any, about: Mapping[str, Any]) -> str:
+    least, below, most = (about[key] for key in ('least', 'below', 'most'))
+    low = least is not None and not value >= least
+    high = below is not None and not value < below
+    high = high or (most is not None and not value <= most)
+    if not (low or high):
+        return ''
+    if most is not None:
+        return f'must lie in [{least:g}, {most:g}]'
+    if below is not None and below <= 1:
+        return f'must lie in [{least:g}, {below:g})'
+    if high and not low:
+        return f'must be below {below:g}'
+    return f'is at least {least:g}' if least else 'must not be negative'
 
 
 def _flag(each: Any) -> str:
+    if each.metadata['flag'] == '_':
+        return f'--{each.name}'
     return each.metadata['flag'] or f'--{each.name.replace("_", "-")}'

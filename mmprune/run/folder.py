@@ -1,11 +1,13 @@
 """The folder of a run: checked before the work, written whole after it."""
 
+import contextlib
 import copy
 import json
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +20,128 @@ from ..checkpoints.writing import (
     pruned_model_config,
     save_pruned,
 )
+from ..errors import UserError, blame, sentence
 from ..plan import PruningPlan
+from .port import is_first
 from .report import markdown
 from .variants import VARIANTS
 
 _BESIDE = '.writing-'
+# The weights that a training starts from and rewinds to, and what a Runner
+# calls the folder of its logs.
+_START, _REWIND = 'start.pth', 'rewind_point.pth'
+_LOGS = r'\d{8}_\d{6}'
+_CHECKPOINT = r'(epoch|iter)_\d+\.pth|best_.+\.pth'
+# What a training writes, of itself or as rounds of iterative pruning.
+_TRAINING_FILES = (
+    rf'{_CHECKPOINT}|latest\.pth|last_checkpoint|rounds\.json|pruned\.pth|'
+    r'plan\.json|report\.(json|html)'
+)
 # Options that change how a run is done and not what comes out.
 _FREE = ('device', 'latency_runs', 'trust_checkpoint')
 
 
-def check_output(folder: Path, force: bool) -> None:
+def check_output(
+    folder: Path, flag: str, allowed: bool, kind: str = 'pruning'
+) -> None:
     """Refuses a folder that cannot be written or holds another run.
+
+    Args:
+        folder: The folder, which need not exist.
+        flag: The flag that names it, for the error.
+        allowed: Whether another run may be there.
+        kind: ``pruning`` or ``training``: what it is a folder of.
 
     Raises:
         ValueError: If so; nothing is created here.
     """
     existing = folder.absolute()
-    while not existing.exists():
+    while not existing.exists() and not existing.is_symlink():
         existing = existing.parent
     if not existing.is_dir():
         raise ValueError(f'{existing} is a file; give a folder to write to')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
             f'{folder} cannot be written: {existing} is read-only for this '
-            'user; choose another --output-dir'
+            f'user; choose another {flag}'
         )
-    found = sorted(p.name for p in folder.glob('*') if _is_ours(p.name))
-    if found and not force:
+    found = [p.name for p in files_of_run(folder, kind)]
+    if found and not allowed:
         raise ValueError(
-            f'{folder} holds another run ({", ".join(found[:3])}); choose '
-            'another --output-dir or overwrite it with --force'
+            f'{folder} holds another run ({", ".join(found[:3])}); go on '
+            'with it by --resume, overwrite it by --force, or choose another '
+            f'{flag}'
         )
 
 
-def finished_run(folder: Path, asked: dict) -> dict | None:
-    """Returns the report of a finished pruning, ``None`` if there is none.
+def files_of_run(folder: Path, kind: str) -> list[Path]:
+    """Returns what a run has written, of what is in its folder.
+
+    Args:
+        folder: The folder, which need not exist.
+        kind: ``pruning`` or ``training``.
+    """
+    pattern = _pruning_files() if kind == 'pruning' else _TRAINING_FILES
+    return sorted(p for p in folder.glob('*') if re.fullmatch(pattern, p.name))
+
+
+def forget_training(folder: Path) -> None:
+    """Removes the checkpoints and results of an older training.
+
+    What it left must not be taken for this one's.
+    """
+    for path in files_of_run(folder, 'training'):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def begun(folder: Path, *names: str, good: str = '') -> Iterator[None]:
+    """Removes what a block began in a folder, if the block fails.
+
+    A folder that the block made goes as a whole; of one that was there, logs
+    of a Runner and files of the given names. Where the block has written a
+    checkpoint all stays.
+
+    Args:
+        folder: Where the block writes.
+        names: What it writes there.
+        good: What was finished before, for the error.
+
+    Raises:
+        Exception: What the block raised; with what is good to go on from.
+    """
+    before = set(folder.glob('*'))
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        yield
+    except Exception as error:
+        new = [p for p in folder.glob('*') if p not in before]
+        if any(re.fullmatch(_CHECKPOINT, p.name) for p in new):
+            good = f'the checkpoints in {folder}'
+        elif is_first():
+            for path in new:
+                own = path.name in (*names, _START, _REWIND)
+                if made or own or re.fullmatch(_LOGS, path.name):
+                    _remove(path)
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+        if not good or not isinstance(error, ValueError | OSError):
+            raise
+        raise UserError(
+            f'{sentence(error)}; {good} are good, go on with --resume'
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def finished_run(folder: Path, asked: dict) -> bool:
+    """Returns whether a pruning is there that was done as asked for now.
 
     Args:
         folder: Where it was written.
@@ -63,8 +152,8 @@ def finished_run(folder: Path, asked: dict) -> dict | None:
     """
     path = folder / 'report.json'
     if not path.exists():
-        return None
-    report = json.loads(path.read_text())
+        return False
+    report = read_report(folder)
     asked = json.loads(json.dumps(asked))
     for key, wanted in asked.items():
         found = report.get(key)
@@ -79,11 +168,43 @@ def finished_run(folder: Path, asked: dict) -> dict | None:
             differ = differ if found != wanted else []
         if differ:
             raise ValueError(
-                f'--resume: the run in {folder} was done otherwise '
-                f'({"; ".join(differ[:3])}); give its options again, or '
-                'another --output-dir'
+                f'the run in {folder} was done otherwise '
+                f'({"; ".join(differ[:3])}); give its options again, '
+                'overwrite it by --force, or choose another --output-dir'
             )
+    return True
+
+
+def read_report(folder: Path) -> dict:
+    """Returns the report of a run.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = folder / 'report.json'
+    with blame(f'{path} cannot be read as JSON'):
+        report = json.loads(path.read_text())
+    if not isinstance(report, dict):
+        raise ValueError(
+            f'{path} is no report of a run; prune again with --force'
+        )
     return report
+
+
+def earlier_metrics(folder: Path, recipe: str) -> dict[str, dict]:
+    """Returns the metrics that a run has, to which others are added.
+
+    Args:
+        folder: Of the run.
+        recipe: ``fine_tuned`` or ``retrained``, what is evaluated next. A
+            model that was trained so before is evaluated again; one of the
+            other training takes that as its name.
+    """
+    report = read_report(folder)
+    metrics, before = report.get('metrics') or {}, report.get('recipe')
+    if before in (recipe, None):
+        return {k: v for k, v in metrics.items() if 'recovered' not in k}
+    return {k.replace('recovered', before): v for k, v in metrics.items()}
 
 
 def add_to_report(folder: Path, **entries: Any) -> dict:
@@ -92,7 +213,7 @@ def add_to_report(folder: Path, **entries: Any) -> dict:
     Returns:
         The report.
     """
-    report = json.loads((folder / 'report.json').read_text())
+    report = read_report(folder)
     report.update(entries)
     text = json.dumps(report, indent=2).encode()
     page = markdown(report)
@@ -186,14 +307,14 @@ def training_folder(recipe: str, variant: str, first: bool) -> str:
     return recipe if first else f'{recipe}_{variant}'
 
 
-def _is_ours(name: str) -> bool:
-    """Returns whether a run writes a file or folder of that name."""
+def _pruning_files() -> str:
+    """Returns a pattern of the names that a pruning writes."""
     endings, plans, variants = [], [], '|'.join(map(re.escape, VARIANTS))
     for variant in VARIANTS.values():
         stem = re.escape(Path(variant.ending).stem)
         endings.append(f'(.+_)?{stem}\\.(pth|py)')
         plans += [re.escape(variant.plan)] * bool(variant.plan)
-    pattern = '|'.join(
+    return '|'.join(
         [
             *endings,
             *plans,
@@ -201,15 +322,12 @@ def _is_ours(name: str) -> bool:
             rf'(fine_tuned|retrained)(_({variants}))?',
         ]
     )
-    return re.fullmatch(pattern, name) is not None
 
 
 def _remove_older(folder: Path) -> None:
     """Removes an older run, first the report that calls it finished."""
     (folder / 'report.json').unlink(missing_ok=True)
-    for path in folder.glob('*'):
-        if not _is_ours(path.name):
-            continue
+    for path in files_of_run(folder, 'pruning'):
         if path.is_dir():
             if (path / 'start.pth').exists():
                 shutil.rmtree(path)

@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,8 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import init_dist
 
-from .port import DEFAULT_PORT, check_port, free_port
+from .port import DEFAULT_PORT, RANKS, check_port, free_port, is_first
 
-# Where each launcher tells a process its rank, the number of processes and
-# the rank on its machine.
-_RANKS = dict(
-    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-    mpi=(
-        'OMPI_COMM_WORLD_RANK',
-        'OMPI_COMM_WORLD_SIZE',
-        'OMPI_COMM_WORLD_LOCAL_RANK',
-    ),
-)
 _STARTERS = dict(
     pytorch='torchrun (tools/dist_train.sh)',
     slurm='srun (tools/slurm_train.sh)',
@@ -100,16 +89,6 @@ class Team:
             )
 
 
-def is_first() -> bool:
-    """Returns whether this is rank 0, as far as the environment tells.
-
-    It is known before the processes have met.
-    """
-    ranks = [os.environ.get(names[0]) for names in _RANKS.values()]
-    known = [rank for rank in ranks if rank is not None]
-    return not known or known[0] == '0'
-
-
 def set_local_rank(local_rank: int) -> None:
     """Keeps ``--local-rank`` where PyTorch looks, unless a launcher did."""
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
@@ -153,36 +132,84 @@ def distributed_command(gpus: int, argv: list[str] | None = None) -> str:
 
 
 def set_visible_devices(
-    ids: list[int] | None, launcher: str, log: Callable
+    ids: Sequence[int], launcher: str, log: Callable, gpus: int = 1
 ) -> None:
     """Shows CUDA only the asked devices; to be called before it starts.
 
+    Without CUDA the numbers are those of the processes on the CPU.
+
     Args:
-        ids: Numbers of devices, ``None`` for all.
+        ids: Numbers of devices, none for all.
         launcher: Without one only the first device is used.
-        log: Called with a line when the environment said something else.
+        log: Called with a line when something else is done than asked.
+        gpus: How many devices were asked for.
 
     Raises:
-        ValueError: If an id is negative or given twice, or there are fewer
-            than processes on this machine.
+        ValueError: If an id is given twice or is not there, or there are
+            fewer than processes on this machine.
     """
     if not ids:
         return
-    if min(ids) < 0 or len(set(ids)) < len(ids):
+    count = _gpus_here()
+    absent = [i for i in ids if not 0 <= i < (count or gpus)]
+    if absent:
         raise ValueError(
-            f'--gpu-ids takes different numbers of devices, found {ids}'
+            f'--gpu-ids {" ".join(map(str, absent))}: PyTorch sees {count} '
+            'GPUs here, counted from 0; leave the flag out to take them all, '
+            'or the CPU where there is none'
         )
+    if len(set(ids)) < len(ids):
+        raise ValueError(
+            f'--gpu-ids takes different numbers of devices, found {list(ids)}'
+        )
+    if not count:
+        log('no CUDA device: --gpu-ids has no effect, this runs on the CPU')
     local = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if launcher == 'pytorch' and local > len(ids):
         raise ValueError(
             f'{local} processes were started on this machine, but --gpu-ids '
-            f'names {len(ids)} ({ids}); give as many ids as processes'
+            f'names {len(ids)} ({list(ids)}); give as many ids as processes'
         )
     visible = ','.join(map(str, ids if launcher != 'none' else ids[:1]))
     before = os.environ.get('CUDA_VISIBLE_DEVICES')
     if before not in (None, visible):
         log(f'--gpu-ids: CUDA_VISIBLE_DEVICES is {visible}, was {before}')
     os.environ['CUDA_VISIBLE_DEVICES'] = visible
+
+
+def _gpus_here() -> int:
+    """Returns how many GPUs the machine has, whatever is visible."""
+    before = os.environ.pop('CUDA_VISIBLE_DEVICES', None)
+    try:
+        return torch.cuda.device_count()
+    finally:
+        if before is not None:
+            os.environ['CUDA_VISIBLE_DEVICES'] = before
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not here, before anything is loaded.
+
+    Raises:
+        ValueError: If so.
+    """
+    kind, _, number = device.partition(':')
+    count = torch.cuda.device_count() if kind == 'cuda' else 1
+    if kind not in ('cpu', 'cuda') or not (number or '0').isdecimal():
+        raise ValueError(
+            f'--device is cpu, cuda or cuda:N with the number of a GPU, found '
+            f'{device!r}'
+        )
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(
+            f'--device {device} was asked for, but PyTorch '
+            f'{torch.__version__} sees no CUDA device; use --device cpu'
+        )
+    if int(number or 0) >= count:
+        raise ValueError(
+            f'--device {device} was asked for, and the last one is '
+            f'{kind}:{count - 1}'
+        )
 
 
 def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
@@ -210,13 +237,13 @@ def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
     devices = [None] * world_size
     name = device if torch.cuda.is_available() else 'cpu'
     dist.all_gather_object(devices, name, group=waiting)
-    log(f'distributed training: world_size {world_size}, devices {devices}')
+    log(f'distributed run: world_size: {world_size}, devices {devices}')
     return Team(rank, world_size, waiting)
 
 
 def _read_environment(launcher: str) -> None:
     """Sets what PyTorch reads from what the launcher set."""
-    names = _RANKS[launcher]
+    names = RANKS[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise ValueError(
@@ -224,7 +251,7 @@ def _read_environment(launcher: str) -> None:
             'is not in the environment; start through '
             f'{_STARTERS[launcher]}, or leave --launcher out'
         )
-    for ours, theirs in zip(_RANKS['pytorch'], names, strict=True):
+    for ours, theirs in zip(RANKS['pytorch'], names, strict=True):
         os.environ[ours] = os.environ[theirs]
     os.environ.setdefault('MASTER_PORT', str(DEFAULT_PORT))
     if 'MASTER_ADDR' in os.environ:

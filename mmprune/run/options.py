@@ -64,6 +64,31 @@ def auto_scale_lr() -> Any:
     )
 
 
+def seed(help: str) -> Any:
+    """Returns the field of ``--seed``."""
+    return option(0, help, least=0, below=2**32)
+
+
+def image_size(default: tuple[int, int]) -> Any:
+    """Returns the field of ``--image-size``, in pixels."""
+    return option(
+        default,
+        'pixels of a picture',
+        type=_size,
+        metavar='WxH',
+        shown='x'.join(map(str, default)),
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, x, height = text.lower().partition('x')
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(
+            f'give the size as WxH in pixels, such as 400x225, not {text!r}'
+        )
+    return int(width), int(height)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
     """How the processes of a command were started."""
@@ -131,7 +156,7 @@ class PruningOptions:
     prune_frozen: bool = option(
         False, 'prune the stem and stages that training freezes, too'
     )
-    seed: int = option(0, 'of the random criterion, and of a training')
+    seed: int = seed('of the random criterion, and of a training')
     device: str = option('cpu', 'where to prune: cpu or cuda[:N]')
     latency_runs: int = option(5, 'timed runs per model, 0 for none', least=0)
     ann_file: str | None = annotations()
@@ -192,6 +217,7 @@ class TrainingOptions:
         type=int,
         shown=str(DEFAULT_EPOCHS),
         least=1,
+        below=1e6,
     )
     fine_tune_iters: int | None = option(
         None,
@@ -199,6 +225,7 @@ class TrainingOptions:
         'iterations',
         type=int,
         least=1,
+        below=1e9,
     )
     train: str | None = option(
         None,
@@ -217,7 +244,9 @@ class TrainingOptions:
     )
     amp: bool = amp()
     auto_scale_lr: bool = auto_scale_lr()
-    max_keep_ckpts: int = option(-1, 'checkpoints to keep, -1 for all')
+    max_keep_ckpts: int = option(
+        -1, 'checkpoints to keep, -1 for all', least=-1
+    )
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -258,6 +287,9 @@ class RunOptions:
     output_dir: str = option('./pruned_models', 'where results go')
     force: bool = option(False, 'overwrite another run there')
     resume: bool = option(False, 'go on where the same command was stopped')
+    dry_run: bool = option(
+        False, 'say what would be cut, by kind, and write nothing'
+    )
     eval: bool | None = option(
         None,
         'evaluate all models at the end',
@@ -282,10 +314,15 @@ class RunOptions:
 class DeviceOptions:
     """The devices of a run."""
 
-    gpus: int = option(1, 'number of devices', least=1)
+    gpus: int = option(1, 'number of devices; without a GPU, processes')
     gpu_ids: tuple[int, ...] = option(
         (), 'their numbers', nargs='+', type=int, shown='all'
     )
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.gpus < 1:
+            raise ValueError(
+                f'--gpus is at least 1, found {self.gpus}; where there is no '
+                'GPU, 1 runs on the CPU'
+            )

@@ -1,10 +1,32 @@
-"""The port on which the processes of a run meet; needs no PyTorch."""
+"""Where the processes of a run meet, before they have; needs no PyTorch."""
 
 import errno
+import os
 import socket
 import sys
 
 DEFAULT_PORT = 29500
+# Where each launcher tells a process its rank, the number of processes and
+# the rank on its machine.
+RANKS = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    mpi=(
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+)
+
+
+def is_first() -> bool:
+    """Returns whether this is rank 0, as far as the environment tells.
+
+    It is known before the processes have met.
+    """
+    ranks = [os.environ.get(names[0]) for names in RANKS.values()]
+    known = [rank for rank in ranks if rank is not None]
+    return not known or known[0] == '0'
 
 
 def port_is_free(port: int) -> bool:

@@ -1,5 +1,6 @@
 """Prunes, trains and evaluates: what ``tools/prune_and_retrain.py`` does."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from ..checkpoints.reading import load_checkpoint_file, trust_checkpoints
 from . import folder as run_folder
 from . import launch, report_html, training, workflow
 from .cli import ProgressBar, load_config, stoppable
+from .console import metrics_that_matter
 from .options import (
     DeviceOptions,
     LaunchOptions,
@@ -22,6 +24,9 @@ from .options import (
 )
 from .report import summary_table
 from .variants import chosen
+
+# The commands, beside the package.
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 def prune_and_retrain(
@@ -39,16 +44,48 @@ def prune_and_retrain(
     launch.set_local_rank(launching.local_rank)
     log = _log if launch.is_first() else _log_nothing
     launcher = launch.choose_launcher(launching.launcher, devices.gpus, log)
-    launch.set_visible_devices(list(devices.gpu_ids), launcher, log)
+    launch.set_visible_devices(devices.gpu_ids, launcher, log, devices.gpus)
     check(pruning, training_options)
     trust_checkpoints(pruning.trust_checkpoint)
-    folder = Path(run.output_dir)
-    run_folder.check_output(folder, run.force or run.resume)
+    folder, trains = Path(run.output_dir), training_options.fine_tune
     cfg = load_config(run.config, run.cfg_options)
+    allowed = run.force or run.resume or run.dry_run
+    if trains and not allowed:
+        allowed = is_untrained(run, pruning, cfg, training_options)
+    run_folder.check_output(folder, '--output-dir', allowed)
     with stoppable(lambda: how_to_go_on(training_options, folder)):
         dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
         team = launch.start(launcher, dist_cfg, log)
-        Run(run, pruning, training_options, cfg, launcher, team, log)()
+        job = Run(run, pruning, training_options, cfg, launcher, team, log)
+        job.preview() if run.dry_run else job()
+
+
+def is_untrained(
+    run: RunOptions,
+    pruning: PruningOptions,
+    cfg: Config,
+    options: TrainingOptions,
+) -> bool:
+    """Returns whether the same pruning is there and waits to be trained so.
+
+    The commands of the guide prune, then fine-tune, then retrain into one
+    folder: each goes on from the pruned models.
+    """
+    folder = Path(run.output_dir)
+    recipe = training.recipe_of(options).folder
+    if any(map(training.last_checkpoint, folder.glob(f'{recipe}*'))):
+        return False
+    return run_folder.finished_run(folder, asked_for(run, pruning, cfg))
+
+
+def asked_for(run: RunOptions, pruning: PruningOptions, cfg: Config) -> dict:
+    """Returns what decides on the pruned models, as the report keeps it."""
+    return dict(
+        config=str(cfg.filename),
+        checkpoint=run.checkpoint,
+        cfg_options=list(run.cfg_options) or None,
+        options=vars(pruning),
+    )
 
 
 def check(pruning: PruningOptions, training_options: TrainingOptions) -> None:
@@ -67,7 +104,7 @@ def check(pruning: PruningOptions, training_options: TrainingOptions) -> None:
         raise ValueError(
             '--amp needs a CUDA device, and there is none; leave it out'
         )
-    workflow.check_device(pruning.device)
+    launch.check_device(pruning.device)
 
 
 def trained_variants(mode: str, train: str | None) -> list[str]:
@@ -105,9 +142,18 @@ class Run:
         self.cfg, self.launcher, self.team, self.log = cfg, launcher, team, log
         self.folder, self.dense = Path(run.output_dir), Path(run.checkpoint)
         names = run_folder.checkpoint_names(cfg)
-        self.pruned = {
-            name: self.folder / names[name] for name in chosen(pruning.mode)
-        }
+        self.variants = chosen(pruning.mode)
+        self.pruned = {n: self.folder / names[n] for n in self.variants}
+
+    def preview(self) -> None:
+        """Prints what would be cut; writes nothing."""
+        with ProgressBar(
+            3 + (self.pruning.mode != 'unstructured')
+        ) as progress:
+            progress('loading the checkpoint')
+            model, _ = workflow.load_dense(self.cfg, self.dense, self.pruning)
+            text = workflow.preview(self.cfg, model, self.pruning, progress)
+        self.log(f'{text}\n--dry-run: nothing was written')
 
     def __call__(self) -> None:
         """Does all that was asked for."""
@@ -120,7 +166,7 @@ class Run:
                 self.pruning.seed,
                 self.team.world_size,
             )
-        self.team.first(self.prune)
+        self.team.first(lambda: self.prune(stage))
         self.check_ranks()
         recovered = {}
         asked = trained_variants(self.pruning.mode, self.training.train)
@@ -135,27 +181,28 @@ class Run:
             self.evaluate({'dense': self.dense, **self.pruned, **recovered})
         self.team.first(lambda: self.finish(recovered))
 
-    def prune(self) -> None:
-        """Writes the pruned models, unless ``--resume`` finds them."""
-        asked = dict(
-            config=str(self.cfg.filename),
-            checkpoint=self.run.checkpoint,
-            cfg_options=list(self.run.cfg_options) or None,
-            options=vars(self.pruning),
+    def prune(self, stage: training.Stage | None) -> None:
+        """Writes the pruned models, unless they are there already."""
+        asked = asked_for(self.run, self.pruning, self.cfg)
+        keeps = not self.run.force and run_folder.finished_run(
+            self.folder, asked
         )
-        if self.run.resume and run_folder.finished_run(self.folder, asked):
-            self.log(f'--resume: the pruned models are in {self.folder}')
+        if keeps:
+            self.log(f'the pruned models are in {self.folder} already')
             return
-        with ProgressBar(total=5 + len(self.pruned) + 1) as progress:
+        steps = 5 + sum(v.steps for v in self.variants.values())
+        with run_folder.begun(self.folder), ProgressBar(steps) as progress:
             progress('loading the checkpoint')
             model, meta = workflow.load_dense(
                 self.cfg, self.dense, self.pruning
             )
             compare_normalization(self.cfg, meta, self.dense, self.log)
+            if stage:
+                training.check_parts(stage, model)
             result = workflow.prune(self.cfg, model, self.pruning, progress)
             progress('writing')
             result.report.update(asked)
-            written = run_folder.write(
+            run_folder.write(
                 result.models,
                 result.plans,
                 result.report,
@@ -163,10 +210,6 @@ class Run:
                 meta,
                 self.folder,
             )
-        print(summary_table(result.report['models']))
-        print(result.report['notes'])
-        for path in written.values():
-            print(f'wrote {path}')
 
     def check_ranks(self) -> None:
         """Checks that all ranks read the same models.
@@ -190,14 +233,21 @@ class Run:
             f'training the {variant} model in {place}: {stage.length}, '
             f'learning rate x{stage.recipe.lr_factor}'
         )
-        path = self.team.first(
-            lambda: training.prepare(
-                stage, self.pruned[variant], place, self.run.resume, self.log
+        name = Path(self.cfg.filename).name
+        good = f'the pruned models in {self.folder}'
+        with run_folder.begun(place, name, good=good):
+            path = self.team.first(
+                lambda: training.prepare(
+                    stage,
+                    self.pruned[variant],
+                    place,
+                    self.run.resume,
+                    self.log,
+                )
             )
-        )
-        training.run_training(path, self.launcher, self.run.resume)
-        # Rank 0 may still be writing when the others are through.
-        last = self.team.first(lambda: training.trained(place))
+            training.run_training(path, self.launcher, self.run.resume)
+            # Rank 0 may still be writing when the others are through.
+            last = self.team.first(lambda: training.trained(place))
         self.log(f'trained: {last}')
         return last
 
@@ -210,25 +260,42 @@ class Run:
         if problem:
             self.log(f'not evaluated: {problem}')
             return
-        metrics = {
-            name: training.evaluate(
-                self.cfg,
-                path,
-                self.folder / 'evaluation' / name,
-                self.launcher,
-            )
-            for name, path in models.items()
-        }
-        self.team.first(
-            lambda: run_folder.add_to_report(self.folder, metrics=metrics)
+        logs = self.folder / 'evaluation'
+        good = f'the models in {self.folder}'
+        recipe = training.recipe_of(self.training).folder
+        metrics = self.team.first(
+            lambda: run_folder.earlier_metrics(self.folder, recipe)
         )
-        self.log(run_folder.metrics_table(metrics))
+        with run_folder.begun(logs, *models, good=good):
+            for name, path in models.items():
+                if name not in metrics:
+                    metrics[name] = training.evaluate(
+                        self.cfg, path, logs / name, self.launcher
+                    )
+        self.team.first(
+            lambda: run_folder.add_to_report(
+                self.folder, metrics=metrics, recipe=recipe
+            )
+        )
 
     def finish(self, recovered: dict[str, Path]) -> None:
-        """Writes the page about the run and prints how to go on."""
-        self.log(f'wrote {report_html.write(self.folder)}')
-        weights = [*self.pruned.values(), *recovered.values()][-1]
-        print(f'next: python tools/test.py {self.run.config} {weights}')
+        """Writes the page about the run, sums it up, says how to go on."""
+        page = report_html.write(self.folder)
+        report = run_folder.read_report(self.folder)
+        metrics = report.get('metrics') or {}
+        wanted = self.cfg.get('summary_metrics') or ()
+        names = metrics_that_matter(list(metrics.values()), wanted)
+        print(summary_table(report['models'], metrics, names))
+        print(report['notes'])
+        weights = [*self.pruned.values(), *recovered.values()]
+        names = [os.path.relpath(p.resolve(), self.folder) for p in weights]
+        print(f'in {self.folder}: {", ".join(names)}')
+        print(f'all about it: {page}')
+        test = [sys.executable, str(TOOLS / 'test.py')]
+        paths = [
+            str(Path(p).resolve()) for p in (self.run.config, weights[-1])
+        ]
+        print(f'next: {shlex.join([*test, *paths])}')
 
 
 def how_to_go_on(options: TrainingOptions, folder: Path) -> str:

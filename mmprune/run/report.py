@@ -1,6 +1,6 @@
 """Dense against pruned, as a page to read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Row = dict[str, float | int | None]
 
@@ -33,21 +33,34 @@ def variants_of(report: dict) -> dict[str, dict]:
     return found
 
 
-def summary_table(models: dict[str, Row]) -> str:
-    """Returns a Markdown table: a row per model, ratios to the dense one."""
+def summary_table(
+    models: dict[str, Row],
+    metrics: Mapping[str, Mapping] | None = None,
+    names: Sequence[str] = (),
+) -> str:
+    """Returns a Markdown table: a row per model, ratios to the dense one.
+
+    Args:
+        models: Name -> what it costs.
+        metrics: Name -> metrics; of those without a row as well.
+        names: Of the metrics to show.
+    """
     shown = [c for c in _COLUMNS if any(r.get(c[0]) for r in models.values())]
-    dense = models['dense']
+    dense, metrics = models['dense'], metrics or {}
     rows = []
-    for name, row in models.items():
-        cells = [name]
+    for name in dict.fromkeys([*models, *metrics]):
+        row, cells = models.get(name, {}), [name]
         for key, _, scale, form in shown:
             value, base = row.get(key), dense.get(key)
             cell = '-' if value is None else format(value * scale, form)
             if value is not None and name != 'dense' and base:
                 cell += f' ({value / base:.0%})'
             cells.append(cell)
+        found = metrics.get(name, {})
+        cells += [f'{found[n]:.4g}' if n in found else '-' for n in names]
         rows.append(cells)
-    return markdown_table(['model', *(c[1] for c in shown)], rows)
+    heads = [c[1] for c in shown] + [n.rpartition('/')[2] for n in names]
+    return markdown_table(['model', *heads], rows)
 
 
 def markdown_table(

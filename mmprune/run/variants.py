@@ -15,6 +15,7 @@ from torch import nn
 
 from ..cost_table import CostTable
 from ..criteria import criterion_config
+from ..errors import blame
 from ..groups import PruneGroup
 from ..plan import PruningPlan
 from ..pruners import (
@@ -77,12 +78,14 @@ class Variant:
         ending: Ends the name of its checkpoint, after the family's.
         plan: Name of the file with its plan, empty for none. Such a variant
             has another shape, and comes with a config that builds it.
+        steps: How many steps of a progress bar it takes.
     """
 
     make: Make
     removes: str
     ending: str
     plan: str = ''
+    steps: int = 1
 
 
 def zero_weights(
@@ -97,7 +100,7 @@ def zero_weights(
         importance=criterion_config(name, options.seed),
         scope=options.scope,
         pattern=options.pattern,
-        protect=_protected(options.protect, dense.groups),
+        protect=protected(options, dense.groups),
     )
     plan = pruner(model, **_data(pruner, dense.family))
     return Pruned(model, plan, dense.groups)
@@ -114,12 +117,12 @@ def remove_units(
     """
     progress('scoring and choosing units')
     groups = dense.groups
-    plan = _unit_plan(dense, groups, options)
+    plan = unit_plan(dense, groups, options)
     progress('checking that masked equals pruned')
     difference = _difference(dense, plan)
     if not difference <= TOLERANCE:
         groups = check_groups(dense.model, groups, dense.family.forward)
-        plan = _unit_plan(dense, groups, options)
+        plan = unit_plan(dense, groups, options)
         difference = masked_difference(dense.model, plan, dense.family.forward)
     refuse_difference(difference)
     model = copy.deepcopy(dense.model)
@@ -130,7 +133,7 @@ def remove_units(
 VARIANTS = {
     'unstructured': Variant(zero_weights, 'weights', 'pruned.pth'),
     'structured': Variant(
-        remove_units, 'units', 'structured_pruned.pth', 'plan.json'
+        remove_units, 'units', 'structured_pruned.pth', 'plan.json', steps=2
     ),
 }
 
@@ -145,25 +148,42 @@ def _data(pruner: Any, family: Any) -> dict[str, Any]:
     """Returns calibration data for a criterion that needs it."""
     if not {'grad', 'activation'} & pruner.importance.needs:
         return {}
-    return dict(batches=family.batches(), loss_fn=family.loss)
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        with blame('the loss of a calibration batch cannot be computed'):
+            return family.loss(model, batch)
+
+    with blame('the calibration data cannot be read'):
+        return dict(batches=family.batches(), loss_fn=loss)
 
 
-def _protected(
-    patterns: tuple[str, ...], groups: list[PruneGroup]
+def protected(
+    options: PruningOptions, groups: list[PruneGroup]
 ) -> tuple[str, ...]:
-    """The patterns, and the exact names of what the protected groups hold."""
+    """Returns patterns of all weights that stay as they are.
+
+    ``--protect``, and the exact names of what the protected groups hold.
+    """
     names = {
         s.tensor
         for g in groups
         if g.dense.startswith('protected by')
         for s in g.producers
     }
-    return (*patterns, *(f'^{re.escape(name)}$' for name in sorted(names)))
+    return (
+        *options.protect,
+        *(f'^{re.escape(name)}$' for name in sorted(names)),
+    )
 
 
-def _unit_plan(
+def unit_plan(
     dense: Dense, groups: list[PruneGroup], options: PruningOptions
 ) -> PruningPlan:
+    """Returns the plan of the structured model.
+
+    Raises:
+        ValueError: If the ratio cannot be met.
+    """
     pruner = StructuredPruner(
         options.sparsity,
         importance=options.criterion(),

@@ -13,15 +13,19 @@ from torch import nn
 
 from ..checkpoints.reading import load_checkpoint_file
 from ..cost import cost_row, cost_table, measure_latencies
+from ..cost_table import CostTable
+from ..errors import blame
 from ..family import build_family, use_annotations
 from ..groups import named_tensors
 from ..models import loaded_model
 from ..plan import PruningPlan, checkpoint_plan
 from ..pruners import protect, protect_frozen, prunable_weights
-from ..removed import unit_tables, weight_tables
+from ..removed import group_rows, kind_rows, unit_tables, weight_tables
+from ..surgery import kept_index
 from ..version import __version__
 from .options import PruningOptions
-from .variants import Dense, Pruned, Variant, chosen
+from .report import markdown_table
+from .variants import Dense, Pruned, Variant, chosen, protected, unit_plan
 
 
 @dataclass
@@ -31,28 +35,6 @@ class Result:
     models: dict[str, nn.Module] = field(default_factory=dict)
     plans: dict[str, PruningPlan] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
-
-
-def check_device(device: str) -> None:
-    """Refuses a device that is not here, before anything is loaded.
-
-    Raises:
-        ValueError: If so.
-    """
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        found = torch.device('meta')
-        problem = str(error).splitlines()[0]
-    else:
-        problem = f'found {device!r}'
-    if found.type not in ('cpu', 'cuda'):
-        raise ValueError(f'--device must be cpu or cuda[:N]: {problem}')
-    if found.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(
-            f'--device {device} was asked for, but PyTorch '
-            f'{torch.__version__} sees no CUDA device; use --device cpu'
-        )
 
 
 def load_dense(cfg: Config, path: Path, options: PruningOptions) -> tuple:
@@ -113,6 +95,71 @@ def prune(
     )
 
 
+def preview(
+    cfg: Config,
+    model: nn.Module,
+    options: PruningOptions,
+    progress: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Returns a table of what would be cut, by kind; nothing is cut.
+
+    Args:
+        cfg: Config of the model, with a ``pruning`` entry.
+        model: The dense model, in eval mode.
+        options: How to prune.
+        progress: Called with what begins, for a progress bar.
+
+    Raises:
+        ValueError: If the ratio cannot be met or a pattern fits nothing.
+    """
+    progress('finding groups')
+    dense = _dense(cfg, model, options, progress)
+    lines = []
+    if options.mode != 'structured':
+        weights = prunable_weights(model, protected(options, dense.groups))
+        total = sum(w.numel() for w in weights.values())
+        share = options.pattern or f'{options.sparsity:.1%}'
+        lines.append(
+            f'unstructured: {share} of {total:,} weights would be zero'
+        )
+    if options.mode != 'unstructured':
+        progress('scoring and choosing units')
+        plan = unit_plan(dense, dense.groups, options)
+        lines = [_cut_table(dense, plan), *lines]
+    return '\n'.join(lines)
+
+
+def _cut_table(dense: Dense, plan: PruningPlan) -> str:
+    """Returns what a plan cuts, a row per kind.
+
+    What two kinds share, as the matrix between them, counts for both; the
+    last row is all of them together.
+    """
+    rows = []
+    for kind in kind_rows(group_rows(plan, dense.groups)):
+        name, units = kind['granularity'], kind['units']
+        own = tuple(g for g in plan.groups if g.granularity == name)
+        part = PruningPlan(own, {g.name: plan.keep[g.name] for g in own})
+        lost = units - kind['kept']
+        removed = f'{lost} ({lost / max(units, 1):.1%})'
+        counts = [name, kind['groups'], kind['dense_groups'], units, removed]
+        rows.append([*counts, *_saved(dense.costs, part)])
+    rows.append(['all', '', '', '', '', *_saved(dense.costs, plan)])
+    heads = ('kind', 'groups', 'kept dense', 'units', 'removed')
+    return markdown_table([*heads, 'params removed', 'macs removed'], rows)
+
+
+def _saved(costs: CostTable, plan: PruningPlan) -> list[str]:
+    index, saved = kept_index(plan, costs.shapes), []
+    for unit, scale, ending in (('params', 1e-6, 'M'), ('macs', 1e-9, 'G')):
+        dense = costs.total(unit)
+        lost = dense - costs.total(unit, index)
+        saved.append(
+            f'{lost * scale:.3g} {ending} ({lost / max(dense, 1):.1%})'
+        )
+    return saved
+
+
 def _dense(
     cfg: Config,
     model: nn.Module,
@@ -123,13 +170,14 @@ def _dense(
         cfg = copy.deepcopy(cfg)
         use_annotations(cfg, options.ann_file)
     family = build_family(cfg)
-    groups = protect(
-        family.groups(model), options.protect, list(prunable_weights(model))
-    )
+    with blame(f'the groups of {cfg.filename} cannot be found', cfg):
+        groups = list(family.groups(model))
+    groups = protect(groups, options.protect, list(prunable_weights(model)))
     if not options.prune_frozen:
         groups = protect_frozen(groups, model)
     progress('counting the dense model')
-    costs = cost_table(model, family.single_frame)
+    with blame(f'{cfg.filename} does not run on its first sample', cfg):
+        costs = cost_table(model, family.single_frame)
     return Dense(model, groups, family, costs)
 
 

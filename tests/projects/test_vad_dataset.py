@@ -21,6 +21,7 @@ from tiny_nuscenes import write_nuscenes
 
 from projects.VAD.data.frame_queue import earlier_frames
 from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.temporal_info import choose_folder
 from projects.VAD.data.vad_dataset import NuScenesVADDataset
 from projects.VAD.mini_world.keyframe import write_keyframe
 from tools import create_data
@@ -655,3 +656,20 @@ def test_losses_read_a_training_sample(made, monkeypatch):
     assert losses['loss_plan_reg'] > 0
     assert losses['loss_map_pts'] > 0
     assert losses['loss_bbox'] > 0
+
+
+def test_an_info_file_without_keyframes_or_samples_is_refused(tmp_path):
+    paths = [f'samples/{i}.jpg' for i in range(3)]
+    (tmp_path / 'samples').mkdir()
+    with pytest.raises(ValueError, match='a.pkl has no keyframes with pict'):
+        choose_folder([], str(tmp_path), 'a.pkl')
+    with pytest.raises(FileNotFoundError, match='samples/0.jpg of a.pkl is'):
+        choose_folder(paths, str(tmp_path), 'a.pkl')
+    (tmp_path / paths[0]).touch()
+    message = '2 of the first 3 keyframes of a.pkl have no pictures, first .*1'
+    with pytest.raises(FileNotFoundError, match=message):
+        choose_folder(paths, str(tmp_path), 'a.pkl')
+    (tmp_path / paths[1]).touch()
+    assert choose_folder(paths, str(tmp_path), 'a.pkl')(paths[0]) == str(
+        tmp_path / paths[0]
+    )

@@ -383,12 +383,12 @@ def test_the_command_draws_dense_beside_pruned(keyframe, small_vad, tmp_path):
         (['--gt-only', '--no-gt'], '--gt-only draws no model'),
         (['missing.pth'], 'missing.pth does not exist'),
         (['--gt-only', '--index', '1'], 'keyframes 0 to 0'),
-        (['--gt-only', '--index', '-1'], '--index -1 was asked for'),
+        (['--gt-only', '--index', '-1'], '--index must not be negative'),
         (['--gt-only', '--score-thr', '1.5'], r'must lie in \[0, 1\]'),
         (['--gt-only', '--out', 'a.jpg'], 'must name a PNG file'),
         (['--gt-only', '--out', 'no/such/a.png'], 'no writable folder'),
         (['--gt-only', '--ann-file', 'no.pkl'], 'no.pkl does not exist'),
-        (['--gt-only', '--device', 'cuda'], 'there is no CUDA here'),
+        (['--gt-only', '--device', 'cuda'], 'sees no CUDA device'),
     ],
 )
 def test_the_command_refuses_in_one_sentence(
@@ -409,7 +409,7 @@ def test_the_command_refuses_in_one_sentence(
 
 def test_the_other_command_draws_a_keyframe(tmp_path, capsys):
     tool = load_tool('make_keyframe')
-    assert tool.main([str(tmp_path / 'scene'), '--seed', '4']) == 0
+    tool.main([str(tmp_path / 'scene'), '--seed', '4'])
     path = Path(capsys.readouterr().out.strip())
     assert path == tmp_path / 'scene' / 'synthetic_0004.pkl'
     assert len(list(path.parent.glob('*.jpg'))) == 6
@@ -418,8 +418,11 @@ def test_the_other_command_draws_a_keyframe(tmp_path, capsys):
 def test_the_other_command_refuses_a_place_that_is_no_folder(tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     tool = load_tool('make_keyframe')
-    assert tool.main([str(tmp_path / 'file')]) == 2
-    assert 'cannot write to' in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        tool.main([str(tmp_path), '--seed', '-1'])
-    assert stop.value.code == 2
+    for words, message in (
+        ([str(tmp_path / 'file')], 'something else has that name'),
+        ([str(tmp_path), '--seed', '-1'], '--seed must not be negative'),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            tool.main(words)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err

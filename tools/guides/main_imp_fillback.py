@@ -7,24 +7,26 @@ Every flag becomes a setting of projects/configs/vit; docs/prune_vit.md says
 which. New runs are better started with tools/train.py.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from mmengine.config import Config  # noqa: E402
-from train import train  # noqa: E402
+from train import check_work_dir, train  # noqa: E402
 
-from mmprune.loops.earlier_names import renamed  # noqa: E402
-from mmprune.run import flags, launch, options, training  # noqa: E402
+from mmprune.run import flags, options  # noqa: E402
 from mmprune.run.cli import (  # noqa: E402
     fail_in_one_sentence,
     load_config,
     merge_options,
 )
-from mmprune.sparsifying import RewindPoint  # noqa: E402
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 CONFIGS = ROOT / 'projects' / 'configs' / 'vit'
 ARCHS = {
@@ -43,81 +45,81 @@ RSST_FLAGS = ('reg_granularity_prune', 'RST_schedule', 'exponents')
 UNIT_FLAGS = ('vit_prune_target', 'mlp_prune_ratio', 'fillback_rate')
 LEAST_STD = 0.03
 
+flag = partial(flags.option, flag='_')
+share = partial(flag, type=float, least=0)
+number = partial(flag, type=float)
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the flags; those that were not given are ``None``."""
-    parser = flags.make_parser(
-        'Iterative pruning of a ViT with the flags of the guide.',
-        options.LaunchOptions,
+
+@dataclass(frozen=True, kw_only=True)
+class GuideOptions:
+    """The flags of the guide; those without a default may be left out."""
+
+    arch: str = flag('vit_small', 'vit_tiny, vit_small, vit_base')
+    dataset: str = flag(
+        'cifar10', 'images', choices=('cifar10', 'cifar100', 'digits')
     )
-    _add_run_flags(parser.add_argument)
-    _add_pruning_flags(parser.add_argument)
-    args = parser.parse_args(argv)
-    launch.set_local_rank(args.local_rank)
-    return args
-
-
-def _add_run_flags(add) -> None:
-    add('--arch', default='vit_small', help='vit_tiny, vit_small, vit_base')
-    add('--dataset', default='cifar10', help='cifar10, cifar100 or digits')
-    add('--data', help='folder of the images')
-    add('--epochs', type=int, default=60, help='of each pruning state')
-    add('--batch_size', type=int, default=128, help='images of a step')
-    add('--lr', type=float, default=0.01, help='learning rate')
-    add('--momentum', type=float, default=0.9, help='of SGD')
-    add('--weight_decay', type=float, default=1e-4, help='of SGD')
-    add('--warmup', type=int, default=20, help='epochs')
-    add('--decreasing_lr', default='91,136', help='epochs, lr x 0.1 at each')
-    add('--seed', type=int, default=0, help='of weights and data')
-    add('--workers', type=int, default=4, help='processes that read data')
-    add('--print_freq', type=int, default=50, help='iterations')
-    add('--init', help='first weights: read if there, else written')
-    add('--vit_pretrained', action='store_true', help='ImageNet weights')
-    add('--pretrained_file', help='where they are; else timm is asked')
-    add('--save_dir', help='where checkpoints and logs go')
-    add('--exp_name', help='name of the run in its logs and results')
-    add('--resume', action='store_true', help='go on in save_dir')
-    add('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as in mmengine')
-
-
-def _add_pruning_flags(add) -> None:
-    add('--struct', default='refill', help='refill or rsst')
-    add('--vit_structured', action='store_true', help='whole heads, neurons')
-    add('--vit_prune_target', help='head, mlp or both')
-    add('--criteria', default='magnitude', help=', '.join(CRITERIA))
-    add('--rate', type=float, default=0.2, help='final fraction of heads')
-    add('--mlp_prune_ratio', type=float, help='final fraction of neurons')
-    add('--pruning_times', type=int, default=16, help='states, dense included')
-    add('--rate_schedule', default='geometric', help='docs/prune_vit.md')
-    add('--sorting_mode', default='global', help='global or layer-wise')
-    add('--fillback_rate', type=float, help='fraction that comes back')
-    add('--prune_type', default='lt', help='lt, rewind_lt or pt')
-    add(
-        '--rewind_epoch',
-        type=int,
-        default=0,
-        help='of rewind_lt: epoch of the weights that are restored',
+    data: str | None = flag(None, 'folder of the images')
+    epochs: int = flag(60, 'of each pruning state', least=1)
+    batch_size: int = flag(128, 'images of a step', least=1)
+    lr: float = flag(0.01, 'learning rate', least=0)
+    momentum: float = flag(0.9, 'of SGD', least=0)
+    weight_decay: float = flag(1e-4, 'of SGD', least=0)
+    warmup: int = flag(20, 'epochs', least=0)
+    decreasing_lr: str = flag('91,136', 'epochs, lr x 0.1 at each')
+    seed: int = options.seed('of weights and data')
+    workers: int = flag(4, 'processes that read data', least=0)
+    print_freq: int = flag(50, 'iterations', least=1)
+    init: str | None = flag(None, 'first weights: read if there, else written')
+    vit_pretrained: bool = flag(False, 'ImageNet weights')
+    pretrained_file: str | None = flag(
+        None, 'where they are', shown='timm is asked'
     )
-    add('--reg_granularity_prune', type=float, help='final strength of rsst')
-    add('--RST_schedule', help='how the strength grows')
-    add('--exponents', type=float, help='of exp_custom_exponents')
+    save_dir: str | None = flag(None, 'where checkpoints and logs go')
+    exp_name: str | None = flag(
+        None, 'name of the run in its logs and results'
+    )
+    resume: bool = flag(False, 'go on in save_dir')
+    force: bool = flag(False, 'overwrite another run in save_dir')
+    cfg_options: tuple[str, ...] = options.config_options()
+    struct: str = flag('refill', 'method', choices=('refill', 'rsst'))
+    vit_structured: bool = flag(False, 'whole heads, neurons')
+    vit_prune_target: str | None = flag(
+        None, 'what is pruned', choices=('head', 'mlp', 'both')
+    )
+    criteria: str = flag('magnitude', 'score', choices=tuple(CRITERIA))
+    rate: float = share(0.2, 'final fraction of heads', below=1)
+    mlp_prune_ratio: float | None = share(
+        None, 'final fraction of neurons', below=1
+    )
+    pruning_times: int = flag(16, 'states, dense included', least=1)
+    rate_schedule: str = flag('geometric', 'docs/prune_vit.md')
+    sorting_mode: str = flag(
+        'global', 'where they compete', choices=('global', 'layer-wise')
+    )
+    fillback_rate: float | None = share(
+        None, 'fraction that comes back', most=1
+    )
+    prune_type: str = flag('lt', 'lt, rewind_lt or pt')
+    rewind_epoch: int = flag(
+        0, 'of rewind_lt: epoch of the weights that are restored', least=0
+    )
+    reg_granularity_prune: float | None = number(
+        None, 'final strength of rsst'
+    )
+    RST_schedule: str | None = flag(None, 'how the strength grows')
+    exponents: float | None = number(None, 'of exp_custom_exponents')
+
+    def __post_init__(self) -> None:
+        flags.check_values(self)
+        check(self)
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: GuideOptions) -> None:
     """Refuses flags that would have no effect together.
 
     Raises:
         ValueError: If there are some.
     """
-    if args.dataset not in ('cifar10', 'cifar100', 'digits'):
-        raise ValueError(
-            f'--dataset takes cifar10, cifar100 or digits, found '
-            f'{args.dataset!r}'
-        )
-    if args.criteria not in CRITERIA:
-        raise ValueError(
-            f'--criteria takes {", ".join(CRITERIA)}, found {args.criteria!r}'
-        )
     if not args.arch.startswith(('vit', 'deit')):
         raise ValueError(
             f'--arch {args.arch} is no vision transformer; this door prunes '
@@ -136,6 +138,10 @@ def check(args: argparse.Namespace) -> None:
                 f'{", ".join(given)} has no effect without {needed}; add it '
                 'or leave the flag out'
             )
+    if args.init and Path(args.init).is_dir():
+        raise ValueError(
+            f'--init {args.init} is a folder; name the file of the weights'
+        )
     if args.vit_prune_target == 'head' and args.mlp_prune_ratio is not None:
         raise ValueError(
             '--mlp_prune_ratio has no effect with --vit_prune_target head; '
@@ -143,7 +149,7 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def config_from(args: argparse.Namespace) -> Config:
+def config_from(args: GuideOptions) -> 'Config':
     """Returns the config of the run that the flags describe.
 
     Raises:
@@ -177,7 +183,7 @@ def config_from(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def _model(args: argparse.Namespace, cfg: Config) -> dict:
+def _model(args: GuideOptions, cfg: 'Config') -> dict:
     kept = ('type', 'img_size', 'patch_size', 'in_chans', 'num_classes')
     model = {k: cfg.model[k] for k in kept if k in cfg.model}
     return dict(
@@ -188,13 +194,16 @@ def _model(args: argparse.Namespace, cfg: Config) -> dict:
     )
 
 
-def _pretrained(args: argparse.Namespace) -> str | None:
+def _pretrained(args: GuideOptions) -> str | None:
     """Where ImageNet weights come from; the init file has its own."""
+    from mmprune.run.port import is_first
+    from mmprune.sparsifying import RewindPoint
+
     if args.init and Path(args.init).is_file():
         weights = RewindPoint.load(args.init).weights
         first = weights.get('blocks.0.attn.qkv.weight')
         std = 0.0 if first is None else first.float().std().item()
-        if launch.is_first():
+        if is_first():
             print(f'{args.init}: std of the first qkv weight {std:.3f}')
         if args.vit_pretrained and std < LEAST_STD:
             raise ValueError(
@@ -208,7 +217,7 @@ def _pretrained(args: argparse.Namespace) -> str | None:
     return args.pretrained_file or 'timm'
 
 
-def _train_cfg(args: argparse.Namespace) -> dict:
+def _train_cfg(args: GuideOptions) -> dict:
     same = (
         'epochs',
         'pruning_times',
@@ -223,13 +232,15 @@ def _train_cfg(args: argparse.Namespace) -> dict:
         *RSST_FLAGS,
         *UNIT_FLAGS,
     )
+    from mmprune.loops.earlier_names import renamed
+
     given = {name: getattr(args, name) for name in same}
     given['criteria'] = CRITERIA[args.criteria]
     options = {k: v for k, v in given.items() if v is not None}
     return dict(type='mmprune.IterativePruningLoop', **renamed(options)[0])
 
 
-def _schedulers(args: argparse.Namespace) -> list[dict]:
+def _schedulers(args: GuideOptions) -> list[dict]:
     try:
         milestones = [int(e) for e in args.decreasing_lr.split(',') if e]
     except ValueError as error:
@@ -261,10 +272,18 @@ def _schedulers(args: argparse.Namespace) -> list[dict]:
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Runs the training."""
-    args = parse_args(argv)
-    check(args)
+    args, launching = flags.read(
+        'Iterative pruning of a ViT with the flags of the guide.',
+        (GuideOptions, options.LaunchOptions),
+        argv,
+    )
+    # PyTorch, which --help does without.
+    from mmprune.run import launch, training
+
+    launch.set_local_rank(launching.local_rank)
     cfg = config_from(args)
     merge_options(cfg, args.cfg_options)
+    check_work_dir(cfg, '--save_dir', args.resume, args.force)
     log = print if launch.is_first() else (lambda _: None)
     training.with_safety(cfg, log=log)
     if args.resume:
@@ -273,7 +292,7 @@ def main(argv: list[str] | None = None) -> None:
             log(f'--resume: no checkpoint in {cfg.work_dir}, starting anew')
         else:
             cfg.load_from, cfg.resume = str(last), True
-    train(cfg, args.launcher, log)
+    train(cfg, launching.launcher, log)
 
 
 if __name__ == '__main__':

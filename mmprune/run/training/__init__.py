@@ -10,7 +10,7 @@ from .run import (
     runner_with,
     trained,
 )
-from .stage import Stage, check, prepare, recipe_of
+from .stage import Stage, check, check_parts, prepare, recipe_of
 from .start import digest
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     'RETRAIN',
     'Stage',
     'check',
+    'check_parts',
     'data_problem',
     'digest',
     'evaluate',

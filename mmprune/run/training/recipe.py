@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import OPTIMIZERS, init_default_scope
 
 from ...atomic_file import write_whole
 from ...checkpoints.writing import name_imports, pruned_model_config
@@ -243,9 +244,13 @@ def with_safety(
         cfg: A training config.
         seed: For a config without one.
         log: Called with a line when a setting of the config is changed.
+
+    Raises:
+        ValueError: If nobody has registered its optimizer.
     """
+    _check_optimizer(cfg)
     checkpoint = checkpoint_hook(cfg)
-    if checkpoint and checkpoint['type'] == 'CheckpointHook':
+    if checkpoint and checkpoint.get('type') == 'CheckpointHook':
         checkpoint.type = 'mmprune.SafeCheckpointHook'
     persistent = cfg.train_dataloader.get('persistent_workers')
     if _add_hook(cfg, 'SeedHook') and persistent:
@@ -260,6 +265,17 @@ def with_safety(
             randomness['seed'] = seed
         cfg.randomness = randomness
     name_imports(cfg)
+
+
+def _check_optimizer(cfg: Config) -> None:
+    # mmengine would say that None is not callable.
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise ValueError(
+            f'`optim_wrapper.optimizer` of {cfg.filename} is of the type '
+            f'{kind!r}, which is not in the registry'
+        )
 
 
 def with_amp(cfg: Config) -> None:

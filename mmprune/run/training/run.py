@@ -15,17 +15,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ...checkpoints.reading import load_checkpoint_file
+from ...errors import UserError, blame
 from ...models import fitted, loaded_model
+from ..console import ConsoleRunner
 from .length import trains_by_epoch
 
 
 def data_problem(cfg: Config, key: str) -> str:
     """Returns why the data of a loader cannot be read, '' if it can."""
     try:
-        _build_loader(cfg, key)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        text = ' '.join(str(error).split())
-        return f'`{key}` of {cfg.filename} cannot be built: {text}'
+        with blame(f'`{key}` of {cfg.filename} cannot be built', cfg):
+            _build_loader(cfg, key)
+    except UserError as error:
+        return str(error)
     return ''
 
 
@@ -62,7 +64,7 @@ def _build_loader(cfg: Config, key: str) -> DataLoader:
     return Runner.build_dataloader(copy.deepcopy(cfg[key]), seed=0)
 
 
-class _KeepsConfig(Runner):
+class _KeepsConfig(ConsoleRunner):
     """A Runner in the folder of its own config, which it must not replace:
     its version of it would name files by absolute paths."""
 
@@ -94,8 +96,11 @@ def runner_for(cfg: Config, model: nn.Module | None = None) -> Runner:
         cfg.experiment_name = f'{stem}_{time.time_ns()}'
     own = Path(cfg.filename or '').resolve()
     inside = own == Path(cfg.work_dir).resolve() / own.name
-    kind = _KeepsConfig if inside else Runner
-    return (kind if model is None else _holding(model, kind)).from_cfg(cfg)
+    kind = _KeepsConfig if inside else ConsoleRunner
+    if model is not None:
+        kind = _holding(model, kind)
+    with blame(f'{cfg.filename} cannot be run', cfg):
+        return kind.from_cfg(cfg)
 
 
 def runner_with(cfg: Config, checkpoint: dict, path: str | Path) -> Runner:

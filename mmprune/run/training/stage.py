@@ -1,13 +1,19 @@
 """The training stage of a run: one pruned checkpoint to a recovered one."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import HOOKS, init_default_scope
+from torch import nn
 
 from ...atomic_file import save_checkpoint
 from ...checkpoints.reading import load_checkpoint_file
+from ...errors import blame
+from ..folder import forget_training
 from ..options import TrainingOptions
 from .distill import distilled
 from .length import Length, asked_steps
@@ -26,7 +32,13 @@ from .recipe import (
     write_config,
 )
 from .run import last_checkpoint, prepare_data
-from .start import add_optimizer, carried_state, start_checkpoint
+from .start import (
+    add_optimizer,
+    build_optimizer,
+    carried_state,
+    saved_order,
+    start_checkpoint,
+)
 
 
 @dataclass(frozen=True)
@@ -84,9 +96,43 @@ def check(
         meta = load_checkpoint_file(dense).get('meta')
         key = 'epoch' if by_epoch else 'iter'
         count = meta.get(key) if isinstance(meta, dict) else None
-        first = count if isinstance(count, int) else 0
+        first = max(count, 0) if isinstance(count, int) else 0
     length = Length(steps, epoch_length, first, by_epoch)
     return Stage(cfg, dense, options, seed, length, dataset_meta, world_size)
+
+
+def check_parts(stage: Stage, model: nn.Module) -> None:
+    """Builds what a training is made of, so that it fails before the pruning.
+
+    Args:
+        stage: From :func:`check`.
+        model: The dense model.
+
+    Raises:
+        ValueError: If the config, or the optimizer's state that is to be
+            carried on, is at fault.
+    """
+    init_default_scope(stage.cfg.get('default_scope', 'mmengine'))
+    with blame(f'{stage.cfg.filename} cannot be trained', stage.cfg):
+        cfg = _config(stage, False, stage.dense.parent, lambda _: None)
+        wrapper, _ = build_optimizer(model, cfg, stage.length)
+        for hook in (*cfg.custom_hooks, *cfg.default_hooks.values()):
+            if hook and 'type' in hook:
+                HOOKS.build(hook)
+        for split in ('val', 'test'):
+            if cfg.get(f'{split}_evaluator'):
+                Evaluator(cfg[f'{split}_evaluator'])
+    if stage.recipe.carry_on:
+        dense = load_checkpoint_file(stage.dense)
+        with _carrying(stage):
+            saved_order(dense, model, wrapper, cfg)
+
+
+def _carrying(stage: Stage) -> AbstractContextManager:
+    return blame(
+        f'the `optimizer` of {stage.dense} cannot be carried on, which '
+        '--retrain does without'
+    )
 
 
 def prepare(
@@ -123,15 +169,14 @@ def prepare(
             'options; give them again, or remove that folder'
         )
     folder.mkdir(parents=True, exist_ok=True)
-    # What an older training left must not be taken for this one's.
-    for old in (*folder.glob('*.pth'), folder / 'last_checkpoint'):
-        old.unlink(missing_ok=True)
+    forget_training(folder)
     start = start_checkpoint(checkpoint, stage.length, stage.dataset_meta)
     save_checkpoint(start, folder / START)
     write_config(cfg, folder)
     if stage.recipe.carry_on:
         dense = load_checkpoint_file(stage.dense)
-        state, reason = carried_state(dense, stage.cfg, checkpoint)
+        with _carrying(stage):
+            state, reason = carried_state(dense, stage.cfg, checkpoint)
         if reason:
             log(f'the optimizer starts afresh: {reason}')
         else:

@@ -44,16 +44,7 @@ def add_optimizer(
     step: a Runner that resumes takes them from the checkpoint.
     """
     model = build_model(cfg)
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    schedulers = [
-        PARAM_SCHEDULERS.build(
-            dict(scheduler),
-            default_args=dict(
-                optimizer=wrapper, epoch_length=length.epoch_length
-            ),
-        )
-        for scheduler in cfg.param_scheduler
-    ]
+    wrapper, schedulers = build_optimizer(model, cfg, length)
     saved = wrapper.state_dict()
     saved['state'] = {
         i: state[name]
@@ -62,6 +53,18 @@ def add_optimizer(
     }
     start['optimizer'] = saved
     start['param_schedulers'] = [s.state_dict() for s in schedulers]
+
+
+def build_optimizer(
+    model: nn.Module, cfg: Config, length: Length
+) -> tuple[OptimWrapper, list]:
+    """Returns the optimizer of a training config and its schedulers."""
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    args = dict(optimizer=wrapper, epoch_length=length.epoch_length)
+    return wrapper, [
+        PARAM_SCHEDULERS.build(dict(scheduler), default_args=args)
+        for scheduler in cfg.param_scheduler
+    ]
 
 
 def parameter_order(model: nn.Module, wrapper: OptimWrapper) -> list[str]:
@@ -82,14 +85,9 @@ def carried_state(
     Returns:
         Parameter name -> state of its kept units; and why it is empty.
     """
-    saved = dense.get('optimizer')
-    if saved is None:
-        return {}, 'the checkpoint has none'
-    if not isinstance(saved, dict) or 'param_groups' not in saved:
-        return {}, 'the checkpoint holds several optimizers'
     model = build_model(cfg)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    order, reason = _saved_order(dense, model, wrapper, saved, cfg)
+    order, reason = saved_order(dense, model, wrapper, cfg)
     if reason:
         return {}, reason
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
@@ -97,7 +95,7 @@ def carried_state(
     weights = pruned['state_dict']
     zeros = pruned['meta']['pruning_plan'].get('sparse', {})
     carried = {}
-    for i, entry in saved['state'].items():
+    for i, entry in dense['optimizer']['state'].items():
         name = order[i]
         mask = weights[name] != 0 if name in zeros else None
         carried[name] = {
@@ -107,14 +105,25 @@ def carried_state(
     return carried, ''
 
 
-def _saved_order(
-    dense: dict,
-    model: nn.Module,
-    wrapper: OptimWrapper,
-    saved: dict,
-    cfg: Config,
+def saved_order(
+    dense: dict, model: nn.Module, wrapper: OptimWrapper, cfg: Config
 ) -> tuple[list[str], str]:
-    """Returns the names of the saved states, or why they are unknown."""
+    """Returns the names of the states of the optimizer in a checkpoint.
+
+    Args:
+        dense: The checkpoint.
+        model: The dense model.
+        wrapper: Its optimizer, as the config builds it.
+        cfg: The config.
+
+    Returns:
+        The names in order, and why they are unknown.
+    """
+    saved = dense.get('optimizer')
+    if saved is None:
+        return [], 'the checkpoint has none'
+    if not isinstance(saved, dict) or 'param_groups' not in saved:
+        return [], 'the checkpoint holds several optimizers'
     ours = wrapper.optimizer.param_groups
     theirs = saved['param_groups']
     if _TELLING & set(ours[0]) != _TELLING & set(theirs[0]):

@@ -18,6 +18,7 @@ from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
 
 from mmprune.atomic_file import write_whole
+from mmprune.errors import sentence
 from projects.VAD.data.agent_info import agent_info
 from projects.VAD.data.ego_info import (
     CanBus,
@@ -105,8 +106,8 @@ def open_source(
     except (AssertionError, KeyError, OSError, ValueError) as error:
         raise ValueError(
             f'nuscenes-devkit cannot read the tables in '
-            f'{Path(root) / version} ({type(error).__name__}: {error}); '
-            'unpack nuScenes again.'
+            f'{Path(root) / version} ({sentence(error)}); unpack nuScenes '
+            'again.'
         ) from error
     return Source(nusc, CanBus(can_bus_root), maps, max_sweeps)
 

@@ -96,7 +96,8 @@ def choose_folder(
         ann_file: The info file.
 
     Raises:
-        FileNotFoundError: No rule finds a picture.
+        FileNotFoundError: No rule finds a picture, or only a few of them.
+        ValueError: There are no pictures.
     """
     beside = os.path.dirname(ann_file)
     rules: Sequence[Callable[[str], str]] = (
@@ -105,14 +106,26 @@ def choose_folder(
         lambda path: path,
     )
     paths = list(paths)
+    if not paths:
+        raise ValueError(
+            f'info file {ann_file} has no keyframes with pictures: none of '
+            'its scenes was there when it was made; name another one.'
+        )
     for rule in rules:
-        if any(os.path.isfile(rule(path)) for path in paths):
-            return rule
-    first = paths[0] if paths else 'of a keyframe'
+        absent = [p for p in map(rule, paths) if not os.path.isfile(p)]
+        if len(absent) == len(paths):
+            continue
+        if len(absent) > len(paths) / 2:
+            raise FileNotFoundError(
+                f'{len(absent)} of the first {len(paths)} keyframes of '
+                f'{ann_file} have no pictures, first {absent[0]}; complete '
+                'the data set, or make an info file of what is there.'
+            )
+        return rule
     raise FileNotFoundError(
-        f'picture {first} of {ann_file} is neither below {data_root or "."} '
-        'nor next to the info file, nor at that path; set data_root to the '
-        'folder of nuScenes.'
+        f'picture {paths[0]} of {ann_file} is neither below '
+        f'{data_root or "."} nor next to the info file, nor at that path; set '
+        'data_root to the folder of nuScenes.'
     )
 
 

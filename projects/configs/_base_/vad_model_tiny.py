@@ -3,6 +3,13 @@
 family = 'vad'
 # The one that the head of a report shows.
 main_metric = 'VAD/plan_L2_avg_3s'
+# Those that a command shows.
+summary_metrics = [
+    'VAD/plan_L2_avg_3s',
+    'VAD/NDS',
+    'VAD/bev_center_ap',
+    'VAD/map_mAP',
+]
 # Groups, examples and calibration for tools/prune_and_retrain.py.
 pruning = dict(type='mmprune.VADPruning')
 default_scope = 'mmdet3d'
