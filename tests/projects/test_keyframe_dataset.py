@@ -387,35 +387,35 @@ def test_environment_variables_place_the_data(monkeypatch):
     assert dataset.ann_file == '/disk/infos.pkl'
 
 
-def test_every_dataset_of_a_config_is_pointed_at_the_file(keyframe):
+def test_what_a_config_tests_on_is_pointed_at_the_file(keyframe):
+    """And nothing that it trains on."""
+    wrapped = dict(type='RepeatDataset', dataset=dict(type='A', ann_file='a'))
     cfg = Config(
         dict(
-            train_dataloader=dict(
-                dataset=dict(
-                    type='RepeatDataset', dataset=dict(type='A', ann_file='a')
-                )
-            ),
+            train_dataloader=dict(dataset=dict(type='A', ann_file='a')),
             val_dataloader=dict(
                 dataset=dict(
                     type='ConcatDataset',
                     datasets=[dict(ann_file='b'), dict(ann_file='c')],
                 )
             ),
-            test_dataloader=None,
+            test_dataloader=dict(dataset=wrapped),
         )
     )
     set_info_file(cfg, keyframe)
-    train = cfg.train_dataloader.dataset
-    assert train.dataset.ann_file == str(keyframe)
-    assert 'ann_file' not in train
+    test = cfg.test_dataloader.dataset
+    assert test.dataset.ann_file == str(keyframe)
+    assert 'ann_file' not in test
     for dataset in cfg.val_dataloader.dataset.datasets:
         assert dataset.ann_file == str(keyframe)
+    assert cfg.train_dataloader.dataset.ann_file == 'a'
 
 
 def test_pointing_at_nothing_is_refused(keyframe):
     with pytest.raises(FileNotFoundError, match='no.pkl does not exist'):
         set_info_file(Config(), 'no.pkl')
-    with pytest.raises(ValueError, match='no dataloader with a dataset'):
+    message = 'no val_dataloader or test_dataloader with a dataset'
+    with pytest.raises(ValueError, match=message):
         set_info_file(Config(dict(model={})), keyframe)
 
 

@@ -86,8 +86,12 @@ def predicted(frame, drift):
     return out
 
 
-def evaluate():
-    """The metrics of this process, as mmengine's test loop gets them."""
+def evaluate(num_workers=0):
+    """The metrics of this process, as mmengine's test loop gets them.
+
+    Args:
+        num_workers: Processes that compute them, on each rank.
+    """
     dataset = Frames(SCENES)
     loader = Runner.build_dataloader(
         dict(
@@ -98,7 +102,8 @@ def evaluate():
             collate_fn=lambda frames: frames[0],
         )
     )
-    model, evaluator = CountsFrames(), Evaluator(VADMetric())
+    model = CountsFrames()
+    evaluator = Evaluator(VADMetric(num_workers=num_workers))
     for frame in loader:
         evaluator.process([model(frame)])
     return evaluator.evaluate(len(dataset))
@@ -192,7 +197,7 @@ def test_what_it_cannot_do_is_refused():
 if __name__ == '__main__':
     torch.distributed.init_process_group('gloo')
     both = [None, None]
-    torch.distributed.all_gather_object(both, evaluate())
+    torch.distributed.all_gather_object(both, evaluate(num_workers=2))
     if torch.distributed.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(both))
     torch.distributed.destroy_process_group()

@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from test_keyframe_dataset import Bomb
 from tiny_nuscenes import write_nuscenes
 
+from projects.VAD.data import map_ground_truth, record_reading
 from projects.VAD.data.frame_queue import earlier_frames
 from projects.VAD.data.info_file import load_info_file
 from projects.VAD.data.temporal_info import choose_folder
@@ -404,13 +405,25 @@ def test_the_first_keyframes_are_those_of_the_whole(root, count):
         assert whole.get_data_info(i)['token'] == first[i]['token']
 
 
-def test_a_broken_record_does_not_count_among_the_first(root):
+@pytest.mark.parametrize('count', [1, 3, 9])
+def test_the_head_is_what_comes_first_in_the_file(root, count):
+    """In the order of time, whatever that of the file is."""
+    rewrite(root, lambda content: content['infos'].reverse())
+    dataset = val_set(root, head=count)
+    tokens = [dataset[i]['token'] for i in range(len(dataset))]
+    assert tokens == [f'scene-0061 {i}' for i in range(4)][-count:]
+    with pytest.raises(ValueError, match='at least 1 keyframe, found 0'):
+        val_set(root, head=0)
+
+
+@pytest.mark.parametrize('how', ['head', 'indices'])
+def test_a_broken_record_does_not_count_among_the_first(root, how):
     def damage(content):
         content['infos'][0]['cams'] = None
 
     rewrite(root, damage)
     with pytest.warns(UserWarning, match='keyframe 0 of'):
-        dataset = val_set(root, indices=2, corrupt='skip')
+        dataset = val_set(root, corrupt='skip', **{how: 2})
     tokens = [dataset[i]['token'] for i in range(len(dataset))]
     assert tokens == ['scene-0061 1', 'scene-0061 2']
 
@@ -587,10 +600,8 @@ def test_a_file_of_bad_records_only_is_refused(root):
             del info['ego2global_rotation']
 
     rewrite(root, spoil_all)
-    with (
-        pytest.warns(UserWarning, match='keyframe 0 of'),
-        pytest.raises(ValueError, match='no keyframe that can be used, of 4'),
-    ):
+    message = 'no keyframe that can be used, of 4; .* keyframe 0 of .*KeyError'
+    with pytest.raises(ValueError, match=message):
         val_set(root, corrupt='skip')
 
 
@@ -640,6 +651,50 @@ def test_samples_stay_packed_until_they_are_asked_for(made):
     dataset = val_set(made)
     assert dataset.data_list == []
     assert dataset.data_bytes.dtype == np.uint8
+
+
+def test_a_process_reads_a_file_once_for_all_of_its_datasets(
+    root, monkeypatch
+):
+    read, stream = [], record_reading.stream_info_file
+
+    def spy(path, take):
+        read.append(path)
+        return stream(path, take)
+
+    monkeypatch.setattr(record_reading, 'stream_info_file', spy)
+    first, second = train_set(root), train_set(root, queue_length=2)
+    assert len(read) == 1
+    assert first.data_bytes is second.data_bytes
+    assert len(first[3]['history']) == 2 and len(second[3]['history']) == 1
+    rewrite(root, lambda content: content['infos'].pop())
+    assert len(train_set(root)) == 3
+
+
+def test_what_was_left_out_is_said_by_every_dataset(root):
+    rewrite(root, lambda content: content['infos'][1].pop('cams'))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match='keyframe 1 of'):
+            assert len(val_set(root, corrupt='skip')) == 3
+    with pytest.raises(ValueError, match='keyframe 1 of .*KeyError: cams'):
+        val_set(root)
+
+
+def test_maps_are_there_before_worker_processes_are(root, monkeypatch):
+    """Each of them would read all maps, and again in every epoch."""
+    rewrite(root, make_official)
+    opened, open_map = [], map_ground_truth._open_map
+
+    def spy(data_root, location):
+        opened.append(location)
+        return open_map(data_root, location)
+
+    monkeypatch.setattr(map_ground_truth, '_open_map', spy)
+    dataset = val_set(root)
+    assert opened == ['singapore-onenorth']
+    assert len(dataset[0]['gt_map']['labels']) == 4
+    train_set(root)
+    assert opened == ['singapore-onenorth']
 
 
 def test_losses_read_a_training_sample(made, monkeypatch):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from golden import ROOT, build_vad
+from mmdet3d.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tiny_nuscenes import write_nuscenes
 
 from mmprune.registry import TASK_UTILS
-from projects.VAD.data import vad_dataset
 from projects.VAD.data.info_file import load_info_file
 from projects.VAD.pruning import samples
 from projects.VAD.pruning.family import VADPruning
@@ -97,20 +97,17 @@ def test_calibration_reads_training_data_and_the_example_test_data(
     assert not drawings
 
 
-def test_calibration_reads_no_more_keyframes_than_batches(cfg, monkeypatch):
+def test_calibration_reads_no_more_keyframes_than_batches(cfg, root):
+    """What follows them in the file is not even there."""
     cfg.pruning.num_batches = 2
-    read, records = vad_dataset.read_temporal_info, []
-
-    def spy(info, *args):
-        records.append(info['token'])
-        return read(info, *args)
-
-    monkeypatch.setattr(vad_dataset, 'read_temporal_info', spy)
-    assert len(build(cfg).batches()) == 2
-    assert records == ['scene-0061 0', 'scene-0061 1']
-    del records[:]
-    build(cfg).example  # noqa: B018
-    assert records == ['scene-0103 0']
+    path = root / INFOS.format('train')
+    content = load_info_file(path, temporal=True)
+    content['infos'] += copy.deepcopy(content['infos'] * 30)
+    whole = pickle.dumps(content, protocol=4)
+    path.write_bytes(whole[: len(whole) - len(whole) // 4])
+    assert tokens(build(cfg)) == ['scene-0061 0', 'scene-0061 1']
+    with pytest.raises(ValueError, match='is not a whole pickle'):
+        DATASETS.build(cfg.train_dataloader.dataset)
 
 
 def test_calibration_repeats_itself(cfg):
@@ -173,6 +170,24 @@ def test_a_file_that_is_named_serves_for_both(cfg, root, drawings):
     assert family.example['data_samples'].token == 'scene-0103 0'
     with pytest.raises(FileNotFoundError, match='no.pkl does not exist'):
         VADPruning.use_annotations(cfg, 'no.pkl')
+
+
+def test_a_file_that_is_named_is_not_trained_on(cfg, root):
+    before = cfg.train_dataloader.to_dict()
+    VADPruning.use_annotations(cfg, root / INFOS.format('val'))
+    assert cfg.train_dataloader.to_dict() == before
+
+
+def test_without_training_data_a_file_that_is_named_is_calibrated_on(
+    cfg, root, drawings
+):
+    path = root / INFOS.format('val')
+    del cfg.train_dataloader
+    VADPruning.use_annotations(cfg, path)
+    family = build(cfg)
+    assert family.calibration_source == str(path)
+    assert tokens(family) == ['scene-0103 0', 'scene-0103 1']
+    assert not drawings
 
 
 def test_the_config_stays_as_it_is(cfg):

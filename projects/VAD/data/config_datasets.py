@@ -25,15 +25,17 @@ def leaf_datasets(dataset: Any) -> Iterator[dict]:
 
 
 def set_info_file(cfg: Config, path: str | Path) -> None:
-    """Points every dataset of a config at one info file, in place.
+    """Points the datasets of a config at one info file, in place.
+
+    Not those that it trains on: nobody who tests on a file means that.
 
     Args:
-        cfg: A config with one or several ``*_dataloader``.
+        cfg: A config with a ``test_dataloader`` or a ``val_dataloader``.
         path: The info file; pictures next to it are found first.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The config has no dataset.
+        ValueError: The config has no such dataset.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,14 +45,13 @@ def set_info_file(cfg: Config, path: str | Path) -> None:
         )
     datasets = [
         dataset
-        for key, loader in cfg.items()
-        if key.endswith('_dataloader') and loader
-        for dataset in leaf_datasets(loader.get('dataset'))
+        for key in ('val_dataloader', 'test_dataloader')
+        for dataset in leaf_datasets((cfg.get(key) or {}).get('dataset'))
     ]
     if not datasets:
         raise ValueError(
-            f'cannot point the config at {path}: it has no dataloader with '
-            'a dataset; use a config that defines test_dataloader.'
+            f'cannot point the config at {path}: it has no val_dataloader '
+            'or test_dataloader with a dataset; use a config that has one.'
         )
     for dataset in datasets:
         dataset['ann_file'] = str(path.resolve())

@@ -1,9 +1,20 @@
 """Reads info files without running what they carry."""
 
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmprune.checkpoints.plain_pickle import load_plain_pickle
+from mmprune.checkpoints.plain_pickle import (
+    load_plain_pickle,
+    read_plain_pickle,
+)
+from projects.VAD.data.record_head import first_records
+from projects.VAD.data.record_stream import RECORDS, open_stream
+
+# The list of records in VAD's own files, and in those of mmdet3d 1.x.
+LISTS = ('infos', 'data_list')
 
 
 def load_info_file(path: str | Path, temporal: bool = False) -> dict:
@@ -26,17 +37,122 @@ def load_info_file(path: str | Path, temporal: bool = False) -> dict:
         ValueError: The file is not a pickle, is cut short, needs a name
             that is not admitted, or has another layout.
     """
+    path = _existing(path)
+    with _called_info_file():
+        content = load_plain_pickle(path)
+    return _checked_layout(path, content, temporal)
+
+
+def load_first_records(path: str | Path, count: int) -> dict | None:
+    """Reads the first records of an info file of either layout.
+
+    Args:
+        path: As for ``load_info_file``.
+        count: How many.
+
+    Returns:
+        What the file holds up to there; None where it has fewer records, or
+        where its beginning does not say enough.
+    """
+    path = _existing(path)
+    with path.open('rb') as file:
+        start = first_records(file, LISTS, count)
+    if start is None:
+        return None
+    with _called_info_file():
+        content = read_plain_pickle(io.BytesIO(start), path)
+    # Labels mean nothing without the classes, which may come last.
+    known = 'infos' in content or 'metainfo' in content
+    return content if known else None
+
+
+def stream_info_file(
+    path: str | Path, take: Callable[[list[dict]], None]
+) -> dict:
+    """Reads an info file; VAD's own records are handed over in batches.
+
+    So they never exist all at once, which takes gigabytes.
+
+    Args:
+        path: As for ``load_info_file``.
+        take: Called with some of the records of ``infos`` at a time.
+
+    Returns:
+        The file's dictionary, without these records.
+
+    Raises:
+        FileNotFoundError: As ``load_info_file``.
+        ValueError: As ``load_info_file``.
+    """
+    path = _existing(path)
+    records = _Taken(take)
+    stream = open_stream(path, 'infos')
+    if stream is None:
+        return _without_infos(load_info_file(path, temporal=True), take)
+    try:
+        with stream, _called_info_file():
+            content = read_plain_pickle(
+                stream, path, admitted={RECORDS: records}
+            )
+    except ValueError:
+        if records.problem is not None:
+            raise records.problem from None
+        raise
+    if isinstance(content, dict) and content.get('infos') is records:
+        content['infos'] = []
+    elif records.taken:
+        raise ValueError(
+            f'info file {path} has infos inside of another part; write it '
+            'again with the list at its top.'
+        )
+    return _without_infos(_checked_layout(path, content, True), take)
+
+
+def _without_infos(content: dict, take: Callable) -> dict:
+    if content.get('infos'):
+        take(content['infos'])
+        content['infos'] = []
+    return content
+
+
+@contextmanager
+def _called_info_file() -> Iterator[None]:
+    """Lets what is wrong with a pickle be said of an info file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'info file {error}') from error
+
+
+class _Taken:
+    """What stands for the list of records while a file is read."""
+
+    def __init__(self, take: Callable[[list[dict]], None]) -> None:
+        self._take = take
+        self.taken = False
+        self.problem: Exception | None = None
+
+    def extend(self, records: list[dict]) -> None:
+        self.taken = True
+        try:
+            self._take(records)
+        except Exception as error:
+            # Not one of the pickle.
+            self.problem = error
+            raise
+
+    def append(self, record: dict) -> None:
+        self.extend([record])
+
+
+def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f'info file {path} does not exist; pass the path of an mmdet3d '
             'info file (*.pkl).'
         )
-    try:
-        content = load_plain_pickle(path)
-    except ValueError as error:
-        raise ValueError(f'info file {error}') from error
-    return _checked_layout(path, content, temporal)
+    return path
 
 
 def _checked_layout(path: Path, content: Any, temporal: bool) -> dict:

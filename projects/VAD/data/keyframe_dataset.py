@@ -12,7 +12,8 @@ from mmdet3d.structures import LiDARInstance3DBoxes, get_box_type
 from mmengine.dataset import BaseDataset
 
 from projects.VAD.data.image_transforms import NormalizeMultiviewImage
-from projects.VAD.data.info_file import load_info_file
+from projects.VAD.data.info_file import load_first_records, load_info_file
+from projects.VAD.data.packed_records import Packer, Records, shared_records
 
 CLASSES = (
     'car',
@@ -75,7 +76,10 @@ class NuScenesKeyframeDataset(BaseDataset):
         use_valid_flag: Whether boxes count by ``bbox_3d_isvalid`` (any
             LiDAR or radar point, VAD's training) instead of by
             ``num_lidar_pts > 0`` (VAD's evaluation).
-        **kwargs: Further arguments of mmengine's ``BaseDataset``.
+        head: How many keyframes are wanted, those that come first in the
+            file; the others are not read. None for all.
+        **kwargs: Further arguments of mmengine's ``BaseDataset``. Records
+            are always packed, whatever ``serialize_data`` says.
 
     Raises:
         FileNotFoundError: The info file or a picture is not there.
@@ -92,9 +96,15 @@ class NuScenesKeyframeDataset(BaseDataset):
         data_prefix: dict = CAMERA_PREFIX,
         pipeline: Sequence[dict | Callable] = (),
         use_valid_flag: bool = False,
+        head: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.use_valid_flag = use_valid_flag
+        if head is not None and head < 1:
+            raise ValueError(
+                f'head must be at least 1 keyframe, found {head}; leave it '
+                'out for all.'
+            )
+        self.use_valid_flag, self.head = use_valid_flag, head
         self.box_type_3d, self.box_mode_3d = get_box_type('LiDAR')
         steps = [
             TRANSFORMS.build(step) if isinstance(step, dict) else step
@@ -105,31 +115,45 @@ class NuScenesKeyframeDataset(BaseDataset):
             data_root=data_root,
             data_prefix=data_prefix,
             pipeline=steps,
-            **kwargs,
+            **(kwargs | dict(serialize_data=True)),
         )
         for step in steps:
             if isinstance(step, NormalizeMultiviewImage):
                 # A Runner writes it into its checkpoints.
                 self._metainfo['img_norm_cfg'] = step.settings
 
-    @property
-    def limit(self) -> int | None:
-        """How many keyframes are wanted, the first ones; None for all.
+    def full_init(self) -> None:
+        """Reads the info file; every error of its content shows here.
 
-        Only these are converted: ``indices=8`` of the 28,130 records of
-        nuScenes' training data takes the time of eight.
+        The data sets of a process share what was read.
         """
-        first = isinstance(self._indices, int) and self._indices > 0
-        return self._indices if first else None
+        if self._fully_initialized:
+            return
+        records = self._records().chosen(self._indices)
+        self.data_bytes, self.data_address = records.data, records.ends
+        self._fully_initialized = True
 
-    def load_data_list(self) -> list[dict]:
-        """Reads the info file; every error of its content shows here."""
-        content = load_info_file(self.ann_file)
+    def _records(self) -> Records:
+        if self.head is not None:
+            return self._read_records()
+        prefixes = tuple(sorted(self.data_prefix.items()))
+        options = (type(self), self.data_root, prefixes, self.test_mode)
+        return shared_records(self.ann_file, options, self._read_records)
+
+    def _read_records(self) -> Records:
+        content = None
+        if self.head is not None:
+            content = load_first_records(self.ann_file, self.head)
+        content = content or load_info_file(self.ann_file)
         labels = map_labels(self.ann_file, content['metainfo'])
-        return [
-            self.read_keyframe(info, labels, index)
-            for index, info in enumerate(content['data_list'][: self.limit])
-        ]
+        packer = Packer()
+        for index, info in enumerate(content['data_list'][: self.head]):
+            packer.add(self.read_keyframe(info, labels, index))
+        return packer.records(by_time=False, found={})
+
+    def record(self, idx: int) -> dict:
+        """Returns what is kept of a keyframe, with its ``scene_token``."""
+        return super().get_data_info(idx)
 
     def read_keyframe(
         self, info: dict, labels: dict[int, int], index: int
@@ -159,7 +183,7 @@ class NuScenesKeyframeDataset(BaseDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """Returns what the pipeline gets for one keyframe."""
-        results = super().get_data_info(idx)
+        results = self._keyframe(self.record(idx))
         boxes = LiDARInstance3DBoxes(
             results.pop('boxes'), box_dim=9, origin=(0.5, 0.5, 0.5)
         )
@@ -178,6 +202,10 @@ class NuScenesKeyframeDataset(BaseDataset):
             results['all_attr_labels'] = results['attr_labels']
             results['attr_labels'] = results['attr_labels'][keep]
         return results
+
+    def _keyframe(self, record: dict) -> dict:
+        """The keyframe that a record was packed from."""
+        return record
 
     def _read_sensors(self, info: dict, where: str) -> dict:
         """Pictures, calibration and pose of one keyframe."""

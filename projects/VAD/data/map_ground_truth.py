@@ -7,6 +7,7 @@ the right and y forward.
 import json
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -108,17 +109,30 @@ class LocationMap:
 class MapExpansion:
     """The maps of a nuScenes folder; each location is read when asked for.
 
+    A process reads each of them once, and the processes that it forks have
+    it without reading.
+
     Args:
         data_root: Folder that holds ``maps/expansion/LOCATION.json``.
     """
 
     def __init__(self, data_root: str | Path) -> None:
         self.data_root = Path(data_root)
-        self._maps: dict[str, LocationMap] = {}
 
     def exists(self) -> bool:
         """Whether the folder has a map at all."""
         return any(self.data_root.glob('maps/expansion/*.json'))
+
+    def read(self, locations: Iterable[str | None]) -> None:
+        """Reads the maps of some locations ahead.
+
+        Raises:
+            FileNotFoundError: One is not in the folder.
+            ValueError: nuscenes-devkit cannot read one.
+        """
+        for location in locations:
+            if location is not None:
+                self[location]
 
     def __getitem__(self, location: str) -> LocationMap:
         """Returns the map of a location.
@@ -127,28 +141,30 @@ class MapExpansion:
             FileNotFoundError: It is not in the folder.
             ValueError: nuscenes-devkit cannot read it.
         """
-        if location not in self._maps:
-            self._maps[location] = self._read(location)
-        return self._maps[location]
-
-    def _read(self, location: str) -> LocationMap:
         path = self.data_root / 'maps' / 'expansion' / f'{location}.json'
         if not path.is_file():
             raise FileNotFoundError(
                 f'map {path} does not exist; unpack the nuScenes map '
                 'expansion (version 1.3) into the folder of the data set.'
             )
-        api = _open_map(self.data_root, location)
-        layers = {
-            name: [
-                api.extract_line(r['line_token']) for r in getattr(api, name)
-            ]
-            for name in DIVIDER_LAYERS
-        }
-        for name in POLYGON_LAYERS:
-            tokens = [r['polygon_token'] for r in getattr(api, name)]
-            layers[name] = [api.extract_polygon(token) for token in tokens]
-        return LocationMap(layers)
+        state = path.stat()
+        version = state.st_ino, state.st_mtime_ns, state.st_size
+        return _read_map(self.data_root.resolve(), location, version)
+
+
+@lru_cache(maxsize=8)
+def _read_map(
+    data_root: Path, location: str, _version: tuple[int, ...]
+) -> LocationMap:
+    api = _open_map(data_root, location)
+    layers = {
+        name: [api.extract_line(r['line_token']) for r in getattr(api, name)]
+        for name in DIVIDER_LAYERS
+    }
+    for name in POLYGON_LAYERS:
+        tokens = [r['polygon_token'] for r in getattr(api, name)]
+        layers[name] = [api.extract_polygon(token) for token in tokens]
+    return LocationMap(layers)
 
 
 def read_map_ann_file(path: Path) -> dict[str, dict[str, list]]:

@@ -216,8 +216,11 @@ def convert(
 
 
 def write_infos(path: Path, infos: list[dict], metadata: dict) -> None:
-    """Writes an info file, whole or not at all."""
-    content = dict(infos=infos, metadata=metadata)
+    """Writes an info file, whole or not at all.
+
+    What is short comes first: it is known before the records are read.
+    """
+    content = dict(metadata=metadata, infos=infos)
     write_whole(path, pickle.dumps(content, protocol=4))
 
 

@@ -3,47 +3,31 @@
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmdet3d.registry import DATASETS
-from mmengine.dataset import BaseDataset
 
 from projects.VAD.data.frame_queue import earlier_frames, relative_frames
-from projects.VAD.data.info_file import load_info_file
 from projects.VAD.data.keyframe_dataset import (
-    CAMERAS,
     MAP_CLASSES,
     NuScenesKeyframeDataset,
-    map_labels,
 )
 from projects.VAD.data.map_ground_truth import MapExpansion, read_map_ann_file
-from projects.VAD.data.map_lines import line_targets
+from projects.VAD.data.map_lines import REGION, line_targets
+from projects.VAD.data.packed_records import Records
 from projects.VAD.data.packing import PackVADInputs
 from projects.VAD.data.picture_check import (
     PictureError,
     check_picture,
     decode_picture,
 )
-from projects.VAD.data.scene_order import in_order, places
-from projects.VAD.data.temporal_info import choose_folder, read_temporal_info
+from projects.VAD.data.record_reading import RecordReader
+from projects.VAD.data.temporal_info import choose_folder, unpack_info
 
-# How many keyframes are looked at to learn where the pictures are.
-PROBED_KEYFRAMES = 20
 # Numbers of a point of nuScenes' scans.
 NUM_PTS_FEATS = 5
-# What a record that holds something else than it should leads to.
-BROKEN_RECORD = (
-    AttributeError,
-    FileNotFoundError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    np.linalg.LinAlgError,
-)
 
 
 @DATASETS.register_module()
@@ -111,6 +95,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
         self.filter_empty_gt = filter_empty_gt
         self.corrupt = corrupt
         self._maps = MapExpansion(data_root)
+        self._cached_lines: dict[str, dict] = {}
         self._warned: set[str] = set()
         super().__init__(ann_file=ann_file, data_root=data_root, **kwargs)
         steps = self.pipeline.transforms
@@ -122,34 +107,43 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
                 f'{type(steps[-1]).__name__} at its end.'
             )
 
-    def load_data_list(self) -> list[dict]:
+    def full_init(self) -> None:
         """Reads the info file; keyframes come scene by scene, in time."""
-        content = load_info_file(self.ann_file, temporal=True)
-        if 'infos' in content:
-            entries = content['infos']
-            read = self._temporal_reader(entries)
-        else:
-            entries = content['data_list']
-            labels = map_labels(self.ann_file, content['metainfo'])
-
-            def read(index: int) -> dict:
-                return self.read_keyframe(entries[index], labels, index)
-
-        # Records are sorted before they are read where not all are wanted.
-        order = range(len(entries)) if self.limit is None else places(entries)
-        usable = (
-            keyframe
-            for index in order
-            if (keyframe := self._guarded(read, index)) is not None
-        )
-        keyframes = list(islice(usable, self.limit))
-        if not keyframes:
-            raise ValueError(
-                f'info file {self.ann_file} has no keyframe that can be '
-                f'used, of {len(entries)}; make it again.'
+        if self._fully_initialized:
+            return
+        super().full_init()
+        found = self._found
+        if found['problem'] and self.corrupt == 'fatal':
+            raise ValueError(f'{found["problem"]}; make the file again.')
+        if found['problem']:
+            self._warn(found['problem'], key=self.ann_file)
+        if found['temporal']:
+            self._find_file = choose_folder(
+                found['pictures'], self.data_root, self.ann_file
             )
-        self._attach_map_lines(keyframes, content.get('metadata', {}))
-        return in_order(keyframes)
+        self._check_map_lines()
+
+    def _read_records(self) -> Records:
+        reader = RecordReader(
+            self.ann_file,
+            not self.test_mode,
+            self.read_keyframe,
+            skip=self.corrupt == 'skip',
+        )
+        if self.head is not None:
+            return reader.read_first(self.head)
+        return reader.read()
+
+    def _records(self) -> Records:
+        records = super()._records()
+        self._found = records.found
+        return records
+
+    def _keyframe(self, record: dict) -> dict:
+        if not self._found['temporal']:
+            return record
+        keyframe = unpack_info(record, self._find_file)
+        return dict(keyframe, sample_idx=record['sample_idx'])
 
     def get_data_info(self, idx: int) -> dict:
         """Returns what the pipeline gets for one keyframe."""
@@ -167,58 +161,32 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
             self._warn(str(error))
             return None
 
-    # ---- reading the info file
+    # ---- map lines
 
-    def _temporal_reader(self, infos: list[dict]) -> Callable[[int], dict]:
-        paths = islice(_pictures(infos), PROBED_KEYFRAMES)
-        find = choose_folder(paths, self.data_root, self.ann_file)
-        return lambda index: read_temporal_info(
-            infos[index], find, not self.test_mode
-        )
-
-    def _guarded(self, read: Callable[[int], dict], index: int) -> dict | None:
-        """A keyframe; None where it is corrupt and may be left out."""
-        try:
-            return read(index)
-        except BROKEN_RECORD as error:
-            text = error.args[0] if isinstance(error, KeyError) else error
-            message = (
-                f'keyframe {index} of {self.ann_file} cannot be used '
-                f'({type(error).__name__}: {text})'
-            )
-            if self.corrupt == 'fatal':
-                missing = isinstance(error, FileNotFoundError)
-                raise (FileNotFoundError if missing else ValueError)(
-                    f"{message}; make the file again, or set corrupt='skip' "
-                    'to leave it out.'
-                ) from error
-            self._warn(message, key=self.ann_file)
-            return None
-
-    def _attach_map_lines(self, keyframes: list[dict], metadata: dict) -> None:
-        """Gives each keyframe its map lines, or checks that there is a map."""
-        stored = metadata.get('map_region', self.region)
-        if tuple(stored) != tuple(self.region):
-            for keyframe in keyframes:
-                keyframe.pop('gt_map_lines', None)
+    def _check_map_lines(self) -> None:
+        """Finds out where map lines come from, and that there are some."""
+        self._lines_fit = self._region_of_lines() == tuple(self.region)
         lacking = [
-            keyframe
-            for keyframe in keyframes
-            if not {'gt_map_lines', 'gt_map'} & keyframe.keys()
+            token
+            for token, has_lines in self._found['tokens']
+            if not (has_lines and self._lines_fit)
         ]
         if not lacking:
             return
         if self.map_ann_file is not None:
-            cached = read_map_ann_file(self._below_root(self.map_ann_file))
-            for keyframe in lacking:
-                if keyframe['token'] not in cached:
+            path = self._below_root(self.map_ann_file)
+            self._cached_lines = read_map_ann_file(path)
+            for token in lacking:
+                if token not in self._cached_lines:
                     raise ValueError(
                         f'{self.map_ann_file} has no map lines for keyframe '
-                        f'{keyframe["token"]} of {self.ann_file}; it was '
+                        f'{token} of {self.ann_file}; it was '
                         'made from another file, leave map_ann_file out.'
                     )
-                keyframe['gt_map_lines'] = cached[keyframe['token']]
-        elif not self.test_mode and not self._maps.exists():
+        elif self._maps.exists():
+            # Before worker processes are forked, which would each read them.
+            self._maps.read(self._found['locations'])
+        elif not self.test_mode:
             raise ValueError(
                 f'{len(lacking)} keyframes of {self.ann_file} have no map '
                 f'lines for a region of {self.region[0]:g} x '
@@ -226,6 +194,15 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
                 'maps/expansion; unpack the map expansion there, or make '
                 'the file again with tools/create_data.py.'
             )
+
+    def _region_of_lines(self) -> tuple[float, ...]:
+        """The region of the map lines in the file."""
+        metadata = self._found['metadata']
+        if metadata is None and self._found['temporal']:
+            # At the end of the file, which was not read. Whoever writes map
+            # lines into such a file writes those of this region.
+            return REGION
+        return tuple((metadata or {}).get('map_region', self.region))
 
     def _below_root(self, path: str) -> Path:
         beside = Path(self.data_root or '', path)
@@ -264,6 +241,8 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
     def _map_lines(self, results: dict) -> list[tuple] | None:
         """Lines with their labels; None where no map is known."""
         lines = results.pop('gt_map_lines', None)
+        if lines is None or not self._lines_fit:
+            lines = self._cached_lines.get(results['token'])
         if lines is None:
             lines = self._lines_from_map(results)
         if lines is None:
@@ -337,10 +316,7 @@ class NuScenesVADDataset(NuScenesKeyframeDataset):
         return not self._map_lines(frame)
 
     def _same_scene(self, first: int, second: int) -> bool:
-        scenes = {
-            BaseDataset.get_data_info(self, i)['scene_token']
-            for i in (first, second)
-        }
+        scenes = {self.record(i)['scene_token'] for i in (first, second)}
         return len(scenes) == 1
 
     def _warn(self, message: str, key: str | None = None) -> None:
@@ -379,12 +355,3 @@ def _check_options(
         raise ValueError(
             f"corrupt must be 'fatal' or 'skip', found {corrupt!r}."
         )
-
-
-def _pictures(infos: list[dict]):
-    """Pictures of the infos, as far as these can be read."""
-    for info in infos:
-        try:
-            yield str(info['cams'][CAMERAS[0]]['data_path'])
-        except (KeyError, TypeError, IndexError):
-            continue

@@ -15,6 +15,7 @@ from projects.VAD.data.keyframe_dataset import CLASSES, MAP_CLASSES
 
 from . import detection_ap, frame, map_ap, motion
 from .constant_velocity import BASELINES
+from .frame_pool import FramePool
 from .submission import write_submission
 
 PARTS = ('planning', 'motion', 'map', 'detection', 'nds')
@@ -89,13 +90,16 @@ class VADMetric(BaseMetric):
         data_root: nuScenes folder with the official tables.
         version: Of these tables, such as ``v1.0-mini``.
         jsonfile_prefix: Folder for ``results_nusc.json``.
+        num_workers: Processes that compute while the model goes on; on
+            several ranks each has as many.
         collect_device: See ``BaseMetric``.
         collect_dir: See ``BaseMetric``.
         prefix: Put before each name.
 
     Raises:
-        ValueError: If a part, a baseline or the region is not known, or only
-            one of ``data_root`` and ``version`` is given.
+        ValueError: If a part, a baseline or the region is not known,
+            ``num_workers`` is negative, or only one of ``data_root`` and
+            ``version`` is given.
         FileNotFoundError: If there are no tables where they should be.
     """
 
@@ -113,6 +117,7 @@ class VADMetric(BaseMetric):
         data_root: str | None = None,
         version: str | None = None,
         jsonfile_prefix: str | None = None,
+        num_workers: int = 0,
         collect_device: str = 'cpu',
         collect_dir: str | None = None,
         prefix: str | None = None,
@@ -127,6 +132,12 @@ class VADMetric(BaseMetric):
         self.min_score = min_score
         self.tables = _tables(data_root, version)
         self.jsonfile_prefix = jsonfile_prefix
+        if num_workers < 0:
+            raise ValueError(
+                f'VADMetric was asked for num_workers={num_workers}; give 0 '
+                'for none, or how many processes'
+            )
+        self._pool = FramePool(num_workers)
         self._num_frames: int | None = None
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -141,12 +152,12 @@ class VADMetric(BaseMetric):
                 frame.of_nds, classes=self.classes, min_score=self.min_score
             ),
         )
+        reduce = partial(
+            _numbers, reducers={part: reducers[part] for part in self.parts}
+        )
         for sample in data_samples:
             arrays = frame.sample_arrays(sample)
-            numbers = {part: reducers[part](arrays) for part in self.parts}
-            numbers['token'] = arrays.get('token')
-            numbers['timestamp'] = arrays.get('timestamp') or 0
-            self.results.append(numbers)
+            self.results += self._pool.submit(reduce, arrays)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Returns the metrics of all processes.
@@ -155,6 +166,7 @@ class VADMetric(BaseMetric):
             size: Number of frames of the dataset.
         """
         self._num_frames = size
+        self.results += self._pool.rest()
         # With what a sampler repeated: duplicates are found by their token.
         return super().evaluate(get_world_size() * len(self.results))
 
@@ -249,6 +261,14 @@ def distinct_frames(
     return sorted(
         first.values(), key=lambda one: (one['timestamp'], one['token'])
     )
+
+
+def _numbers(arrays: dict, reducers: dict[str, Callable]) -> dict:
+    """What is kept of a frame until the end."""
+    numbers = {part: reduce(arrays) for part, reduce in reducers.items()}
+    numbers['token'] = arrays.get('token')
+    numbers['timestamp'] = arrays.get('timestamp') or 0
+    return numbers
 
 
 def _known(what: str, names: tuple, known: Sequence[str]) -> tuple:

@@ -46,6 +46,8 @@ class VADPruning:
         num_batches: Keyframes used for calibration.
         picture_size: Width and height of a drawn picture, before the
             pipeline: that of the pictures that the config reads.
+        calibration_file: Info file to calibrate on, in place of that of the
+            training data; ``use_annotations`` sets it.
     """
 
     def __init__(
@@ -53,14 +55,18 @@ class VADPruning:
         cfg: Config,
         num_batches: int = 8,
         picture_size: Sequence[int] = (1600, 900),
+        calibration_file: str | None = None,
     ) -> None:
         self.cfg = cfg
+        self.calibration_file = calibration_file
         self.num_batches = num_batches
         self.picture_size = tuple(picture_size)
 
     @staticmethod
     def use_annotations(cfg: Config, ann_file: str | Path) -> None:
-        """Points all data of a config at one info file, in place.
+        """Lets a config test and calibrate on an info file, in place.
+
+        What it trains on stays.
 
         Args:
             cfg: The config.
@@ -71,6 +77,8 @@ class VADPruning:
             ValueError: The config has no dataset.
         """
         set_info_file(cfg, ann_file)
+        if cfg.get('pruning') is not None:
+            cfg.pruning['calibration_file'] = str(Path(ann_file).resolve())
 
     @property
     def source(self) -> str:
@@ -80,7 +88,7 @@ class VADPruning:
     @property
     def calibration_source(self) -> str:
         """What the calibration batches are."""
-        return info_file(calibration_dataset(self.cfg)) or DRAWN
+        return info_file(self._calibration_dataset) or DRAWN
 
     @cached_property
     def example(self) -> dict:
@@ -93,10 +101,14 @@ class VADPruning:
     @cached_property
     def calibration_samples(self) -> list[dict]:
         """The samples to calibrate on."""
-        dataset = calibration_dataset(self.cfg)
+        dataset = self._calibration_dataset
         if info_file(dataset) is None:
             return [self._drawn]
         return read_samples(dataset, self.num_batches)
+
+    @property
+    def _calibration_dataset(self) -> dict | None:
+        return calibration_dataset(self.cfg, self.calibration_file)
 
     @cached_property
     def _drawn(self) -> dict:

@@ -8,6 +8,7 @@ from mmdet3d.registry import DATASETS
 from mmengine.config import Config
 
 from projects.VAD.data.config_datasets import leaf_datasets
+from projects.VAD.data.keyframe_dataset import NuScenesKeyframeDataset
 from projects.VAD.mini_world.keyframe import write_keyframe
 
 DRAWN = 'a drawn frame of the mini world'
@@ -28,16 +29,26 @@ def example_dataset(cfg: Config) -> dict:
     return dataset
 
 
-def calibration_dataset(cfg: Config) -> dict | None:
+def calibration_dataset(
+    cfg: Config, ann_file: str | None = None
+) -> dict | None:
     """Returns the config's training dataset as calibration reads it.
 
     Without anything random: keyframes come one by one and in order, through
     the pipeline of the test. Which boxes count is as in training.
+
+    Args:
+        cfg: The config.
+        ann_file: The info file to read in place of the config's. With it the
+            test dataset serves where the config has no other.
     """
     dataset = _first_dataset(cfg, 'train_dataloader')
+    if dataset is None and ann_file is not None:
+        dataset = example_dataset(cfg)
     if dataset is not None:
         pipeline = example_dataset(cfg).get('pipeline', [])
         dataset.update(pipeline=pipeline, test_mode=True)
+        dataset.update({} if ann_file is None else dict(ann_file=ann_file))
     return dataset
 
 
@@ -50,11 +61,14 @@ def info_file(dataset: dict | None) -> str | None:
 
 
 def read_samples(dataset: dict, count: int) -> list[dict]:
-    """Returns up to so many samples, the first of a dataset.
+    """Returns up to so many samples of a dataset, the first of its file.
 
-    No more records of the info file are converted than samples are read.
+    The rest of an info file is not read.
     """
-    built = DATASETS.build(dict(dataset, indices=count))
+    kind = DATASETS.get(dataset.get('type'))
+    ours = isinstance(kind, type) and issubclass(kind, NuScenesKeyframeDataset)
+    first = dict(head=count) if ours else dict(indices=count)
+    built = DATASETS.build(dict(dataset, **first))
     return [built[i] for i in range(len(built))]
 
 

@@ -83,7 +83,7 @@ test_dataloader = dict(
     ),
 )
 val_dataloader = test_dataloader
-test_evaluator = dict(type='VADMetric')
+test_evaluator = dict(type='VADMetric', num_workers=2)
 val_evaluator = test_evaluator
 test_cfg = dict(type='TestLoop')
 val_cfg = dict(type='ValLoop')
