@@ -15,6 +15,7 @@ from .groups import (
     unit_sums,
 )
 from .plan import PruningPlan
+from .shards import gathered, is_sharded, local, split_like
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +86,13 @@ class UnitRegion:
 
 @dataclass(frozen=True, eq=False)
 class WeightRegion:
-    """Single weights of a tensor.
+    """Single weights of a tensor, or of what this rank holds of it.
 
     Args:
         name: Name of the tensor.
         tensor: The tensor itself.
-        inside: True where a weight belongs to the region, in its shape.
+        inside: True where a weight belongs to the region, in the shape of
+            the tensor, or of this rank's part of a sharded one.
         fill: What :meth:`clear` writes.
     """
 
@@ -101,33 +103,45 @@ class WeightRegion:
 
     def clear(self) -> None:
         """Writes the fill, in place."""
-        self.tensor.data.masked_fill_(self.inside, self.fill)
+        local(self.tensor.data).masked_fill_(self.inside, self.fill)
 
     def without(self, values: Tensor) -> Tensor:
-        """Returns values of the tensor's shape with zeros in the region."""
+        """Returns values of the tensor's shape with zeros in the region.
+
+        Those of a sharded tensor are changed in place.
+        """
         # Not a product: an overflown gradient under AMP times 0 is NaN.
+        if is_sharded(values):
+            local(values).masked_fill_(self.inside, 0)
+            return values
         return values.masked_fill(self.inside, 0)
 
     def pull(self, strength: float) -> None:
         """Adds ``strength`` x weight to the gradient, in place."""
         if self.tensor.grad is not None:
-            self.tensor.grad.addcmul_(
-                self.tensor.detach(),
+            local(self.tensor.grad).addcmul_(
+                local(self.tensor.detach()),
                 self.inside.to(self.tensor.dtype),
                 value=strength,
             )
 
     def shrink(self, factor: float) -> None:
         """Multiplies the weights by ``factor``, in place."""
-        self.tensor.data[self.inside] *= factor
+        local(self.tensor.data)[self.inside] *= factor
 
     def square_norm(self) -> float:
         """Returns the sum of squares."""
-        return self.tensor.detach()[self.inside].double().square().sum().item()
+        weights = local(self.tensor.detach())[self.inside]
+        return weights.double().square().sum().item()
 
     def mask(self) -> Tensor:
         """Returns the region as a boolean mask, true = inside."""
         return self.inside
+
+    def strays(self) -> int:
+        """Returns how many weights of the region are not at the fill."""
+        other = local(self.tensor.detach()) != self.fill
+        return int((other & self.inside).sum())
 
 
 Region = UnitRegion | WeightRegion
@@ -201,7 +215,7 @@ def weight_regions(
                 f'the mask of {name!r} has shape {tuple(mask.shape)}, the '
                 f'tensor {tuple(tensor.shape)}; it is of another model'
             )
-        inside = ~mask.to(tensor.device)
+        inside = ~local(split_like(mask, tensor))
         fill = (fills or {}).get(name, 0.0)
         regions.append(WeightRegion(name, tensor, inside, fill))
     return regions
@@ -261,9 +275,10 @@ def read_zeros(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
 
     To be read once, when a run starts from a pruned checkpoint: later a
     surviving weight may become exactly zero and must not be frozen by that.
+    The masks are whole; where tensors are sharded, all ranks have to call.
     """
     tensors = named_tensors(model)
-    return {name: tensors[name].detach() != 0 for name in names}
+    return {name: gathered(tensors[name].detach() != 0) for name in names}
 
 
 @torch.no_grad()

@@ -17,6 +17,12 @@ MODELS = Registry(
     scope='mmprune',
     locations=['mmprune.models', 'mmprune.models.timm_classifier'],
 )
+MODEL_WRAPPERS = Registry(
+    'model wrapper',
+    parent=parents.MODEL_WRAPPERS,
+    scope='mmprune',
+    locations=['mmprune.models.sharded'],
+)
 TASK_UTILS = Registry(
     'task util',
     parent=parents.TASK_UTILS,

@@ -1,6 +1,6 @@
 """Holds regions of a model at zero: weights, gradients, momentum, EMA."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ..masks import (
     pack_masks,
     unpack_masks,
 )
+from ..shards import is_sharded, local
 
 MASKS = 'pruning_masks'
 
@@ -62,12 +63,35 @@ class Masking:
         for region in self.regions:
             self._clear_state(region)
             if gradients and region.tensor.requires_grad:
-                handle = region.tensor.register_hook(region.without)
-                self._handles.append(handle)
+                self._handles.append(_mask_gradient(region))
 
     def apply(self) -> None:
         """Puts the held weights back to their fill."""
         clear(self.regions)
+
+    def check(self) -> None:
+        """Asserts that all held weights are at their fill.
+
+        Raises:
+            ValueError: If one is not.
+        """
+        for region in self.regions:
+            count = region.strays()
+            if count:
+                raise ValueError(
+                    f'{count} weights of {region.name} are pruned and not '
+                    'zero after training; something else changes weights '
+                    'after each step, leave it out'
+                )
+
+    def sparsity(self) -> float:
+        """Returns the fraction of zeros in the tensors that are held.
+
+        Of sharded ones in the part of this rank.
+        """
+        tensors = {r.name: local(r.tensor.detach()) for r in self.regions}
+        zeros = sum(int((t == 0).sum()) for t in tensors.values())
+        return zeros / max(1, sum(t.numel() for t in tensors.values()))
 
     def release(self) -> None:
         """Stops masking gradients, as at the end of a training."""
@@ -75,20 +99,10 @@ class Masking:
             handle.remove()
         self._handles.clear()
 
-    def counts(self) -> tuple[int, int]:
-        """Returns how many weights are held, and of how many."""
-        masks = keep_masks(self.regions).values()
-        total = sum(mask.numel() for mask in masks)
-        return total - sum(int(mask.sum()) for mask in masks), total
-
     def save(self, checkpoint: dict) -> None:
         """Writes masks into a checkpoint, beside those of other hooks."""
-        masks, fills = unpack_masks(checkpoint.get(MASKS, {}))
-        for name, mask in keep_masks(self.regions).items():
-            mask = mask.cpu()
-            masks[name] = mask & masks[name] if name in masks else mask
-        fills |= {region.name: region.fill for region in self.regions}
-        checkpoint[MASKS] = pack_masks(masks, fills)
+        fills = {region.name: region.fill for region in self.regions}
+        add_masks(checkpoint, keep_masks(self.regions), fills)
 
     @torch.no_grad()
     def _clear_state(self, region: Region) -> None:
@@ -102,3 +116,27 @@ class Masking:
             for key, value in state.items():
                 if isinstance(value, Tensor) and value.shape == tensor.shape:
                     state[key] = region.without(value)
+
+
+def add_masks(
+    checkpoint: dict, masks: Mapping[str, Tensor], fills: Mapping[str, float]
+) -> None:
+    """Writes masks into a checkpoint, beside those of other hooks."""
+    known, filled = unpack_masks(checkpoint.get(MASKS, {}))
+    for name, mask in masks.items():
+        mask = mask.cpu()
+        known[name] = mask & known[name] if name in known else mask
+    checkpoint[MASKS] = pack_masks(known, {**filled, **fills})
+
+
+def _mask_gradient(region: Region) -> torch.utils.hooks.RemovableHandle:
+    """Has the gradient of a region's tensor masked whenever it comes."""
+    if not is_sharded(region.tensor):
+        return region.tensor.register_hook(region.without)
+
+    # The graph holds the gathered parameter, so the tensor's own hooks see
+    # nothing; FSDP2 calls these once its part of the gradient is there.
+    def mask(tensor: Tensor) -> None:
+        tensor.grad = region.without(tensor.grad)
+
+    return region.tensor.register_post_accumulate_grad_hook(mask)
