@@ -15,13 +15,18 @@ MODELS = Registry(
     'model',
     parent=parents.MODELS,
     scope='mmprune',
-    locations=['mmprune.models', 'mmprune.models.timm_classifier'],
+    locations=[
+        'mmprune.models',
+        'mmprune.models.huggingface_causal_lm',
+        'mmprune.models.timm_classifier',
+    ],
 )
 TASK_UTILS = Registry(
     'task util',
     parent=parents.TASK_UTILS,
     scope='mmprune',
     locations=[
+        'mmprune.families',
         'mmprune.family',
         'mmprune.importance',
         'mmprune.pruners',
