@@ -15,7 +15,12 @@ MODELS = Registry(
     'model',
     parent=parents.MODELS,
     scope='mmprune',
-    locations=['mmprune.models', 'mmprune.models.timm_classifier'],
+    locations=[
+        'mmprune.models',
+        'mmprune.models.huggingface_causal_lm',
+        'mmprune.models.lora',
+        'mmprune.models.timm_classifier',
+    ],
 )
 MODEL_WRAPPERS = Registry(
     'model wrapper',
@@ -28,6 +33,7 @@ TASK_UTILS = Registry(
     parent=parents.TASK_UTILS,
     scope='mmprune',
     locations=[
+        'mmprune.families',
         'mmprune.family',
         'mmprune.importance',
         'mmprune.pruners',
