@@ -281,6 +281,19 @@ def read_zeros(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     return {name: gathered(tensors[name].detach() != 0) for name in names}
 
 
+def count_zeros(tensors: Iterable[Tensor]) -> tuple[int, int]:
+    """Returns how many weights are zero, and of how many.
+
+    Of sharded tensors those in the parts of this rank count.
+    """
+    zeros = total = 0
+    for tensor in tensors:
+        part = local(tensor.detach())
+        zeros += part.numel() - int(part.count_nonzero())
+        total += part.numel()
+    return zeros, total
+
+
 @torch.no_grad()
 def unit_norms(
     tensors: Mapping[str, Tensor], parts: Iterable[Slice], size: int

@@ -9,6 +9,7 @@ from torch import nn
 from ..groups import named_tensors
 from ..masks import pack_masks, read_zeros, unpack_masks, weight_regions
 from ..plan import PruningPlan, checkpoint_plan
+from ..pruners.zeros import sparse_weights
 from ..registry import HOOKS
 from ..sparsifying.masking import MASKS, add_masks
 from ..sparsifying.runner_parts import masking_of, plain_model
@@ -31,7 +32,8 @@ class MaskHook(Hook):
 
     Args:
         names: Regular expressions on parameter names whose zeros are kept.
-            By default those that the plan in the checkpoint calls sparse.
+            By default those that the plan in the checkpoint calls sparse,
+            without a plan the matrices of which at least 1% is zero.
         interval: Iterations between two counts of the zeros.
     """
 
@@ -103,11 +105,12 @@ class MaskHook(Hook):
         if self._patterns is None:
             plan = getattr(model, 'pruning_plan', None)
             names = self._sparse or (list(plan.sparse) if plan else [])
+            names = names or sparse_weights(model)
             if not names:
                 raise ValueError(
                     'MaskHook: neither the checkpoint nor the model says '
-                    'which weights are sparse; load an unstructured-pruned '
-                    "checkpoint, or give names='.*'"
+                    'which weights are sparse, and none has zeros; load an '
+                    "unstructured-pruned checkpoint, or give names='.*'"
                 )
         else:
             names = _matching(model, self._patterns)

@@ -9,11 +9,12 @@ from torch.optim import Optimizer
 from ..masks import (
     Region,
     clear,
+    count_zeros,
     keep_masks,
     pack_masks,
     unpack_masks,
 )
-from ..shards import is_sharded, local
+from ..shards import is_sharded
 
 MASKS = 'pruning_masks'
 
@@ -89,9 +90,9 @@ class Masking:
 
         Of sharded ones in the part of this rank.
         """
-        tensors = {r.name: local(r.tensor.detach()) for r in self.regions}
-        zeros = sum(int((t == 0).sum()) for t in tensors.values())
-        return zeros / max(1, sum(t.numel() for t in tensors.values()))
+        tensors = {region.name: region.tensor for region in self.regions}
+        zeros, total = count_zeros(tensors.values())
+        return zeros / max(1, total)
 
     def release(self) -> None:
         """Stops masking gradients, as at the end of a training."""
