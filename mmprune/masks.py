@@ -17,6 +17,8 @@ from .groups import (
 from .plan import PruningPlan
 from .shards import gathered, is_sharded, local, split_like
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 @dataclass(frozen=True, eq=False)
 class UnitRegion:
@@ -103,18 +105,21 @@ class WeightRegion:
 
     def clear(self) -> None:
         """Writes the fill, in place."""
-        local(self.tensor.data).masked_fill_(self.inside, self.fill)
+        self._fill(local(self.tensor.data), self.fill)
 
     def without(self, values: Tensor) -> Tensor:
         """Returns values of the tensor's shape with zeros in the region.
 
         Those of a sharded tensor are changed in place.
         """
-        # Not a product: an overflown gradient under AMP times 0 is NaN.
         if is_sharded(values):
-            local(values).masked_fill_(self.inside, 0)
+            self._fill(local(values), 0)
             return values
-        return values.masked_fill(self.inside, 0)
+        # Not a product: an overflown gradient under AMP times 0 is NaN.
+        if not self._bitwise(values):
+            return values.masked_fill(self.inside, 0)
+        kept = self._kept_bits
+        return (values.view(kept.dtype) & kept).view(values.dtype)
 
     def pull(self, strength: float) -> None:
         """Adds ``strength`` x weight to the gradient, in place."""
@@ -142,6 +147,31 @@ class WeightRegion:
         """Returns how many weights of the region are not at the fill."""
         other = local(self.tensor.detach()) != self.fill
         return int((other & self.inside).sum())
+
+    def _fill(self, values: Tensor, fill: float) -> None:
+        if fill or not self._bitwise(values):
+            values.masked_fill_(self.inside, fill)
+        else:
+            values.view(self._kept_bits.dtype).bitwise_and_(self._kept_bits)
+
+    def _bitwise(self, values: Tensor) -> bool:
+        """Whether values are zeroed by their bits.
+
+        On a CPU that takes a tenth of the time of a boolean mask, and this
+        runs twice in every step.
+        """
+        return (
+            values.device.type == 'cpu'
+            and values.is_floating_point()
+            and values.element_size() == self.tensor.element_size()
+            and values.element_size() in _INTEGERS
+        )
+
+    @cached_property
+    def _kept_bits(self) -> Tensor:
+        """All bits of what is kept and none of the region."""
+        kind = _INTEGERS[self.tensor.element_size()]
+        return self.inside.to(kind) - 1
 
 
 Region = UnitRegion | WeightRegion
