@@ -11,20 +11,30 @@ from finetune_lm import main  # noqa: E402
 
 
 def recover(folder: Path) -> None:
-    """Runs the command once for each way to split the work."""
-    for name, flags in (('ddp', []), ('fsdp', ['--shard'])):
-        main(
-            [
-                *('--model_name_or_path', str(folder / 'base')),
-                *('--dataset_name', str(folder / 'text.npy')),
-                *('--block_size', '12', '--do_train'),
-                *('--per_device_train_batch_size', '2'),
-                *('--num_train_epochs', '2', '--learning_rate', '0.01'),
-                *('--method', 'dense', '--weight_decay', '0.1'),
-                *('--output_dir', str(folder / name)),
-                *('--launcher', 'pytorch', *flags),
-            ]
-        )
+    """Runs the command once for each method and way to split the work."""
+    for method in METHODS:
+        for name, flags in (('ddp', []), ('fsdp', ['--shard'])):
+            out = str(folder / f'{method}_{name}')
+            split = ['--launcher', 'pytorch', *flags]
+            main([*command(folder, method, out, batch=2), *split])
+
+
+METHODS = ('dense', 'masked_lora')
+
+
+def command(folder: Path, method: str, out: str, batch: int) -> list[str]:
+    """Returns the flags of a training of eight steps of four windows."""
+    return [
+        *('--model_name_or_path', str(folder / 'base')),
+        *('--dataset_name', str(folder / 'text.npy')),
+        *('--block_size', '12', '--do_train'),
+        *('--per_device_train_batch_size', str(batch)),
+        *('--num_train_epochs', '2', '--learning_rate', '0.01'),
+        *('--method', method, '--weight_decay', '0.1'),
+        # Each rank would draw its own.
+        *('--lora_dropout', '0'),
+        *('--output_dir', out),
+    ]
 
 
 if __name__ == '__main__':

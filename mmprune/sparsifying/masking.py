@@ -14,7 +14,6 @@ from ..masks import (
     pack_masks,
     unpack_masks,
 )
-from ..shards import is_sharded
 
 MASKS = 'pruning_masks'
 
@@ -110,13 +109,13 @@ class Masking:
         """Clears gradients so far and whatever an optimizer remembers."""
         tensor = region.tensor
         if tensor.grad is not None:
-            tensor.grad = region.without(tensor.grad)
+            region.zero(tensor.grad)
         for optimizer in self._optimizers:
             # Asking the defaultdict would give it an entry.
             state = dict(optimizer.state).get(tensor, {})
-            for key, value in state.items():
+            for value in state.values():
                 if isinstance(value, Tensor) and value.shape == tensor.shape:
-                    state[key] = region.without(value)
+                    region.zero(value)
 
 
 def add_masks(
@@ -132,12 +131,11 @@ def add_masks(
 
 def _mask_gradient(region: Region) -> torch.utils.hooks.RemovableHandle:
     """Has the gradient of a region's tensor masked whenever it comes."""
-    if not is_sharded(region.tensor):
-        return region.tensor.register_hook(region.without)
 
-    # The graph holds the gathered parameter, so the tensor's own hooks see
-    # nothing; FSDP2 calls these once its part of the gradient is there.
+    # Not the tensor's own hook: under FSDP2 it sees nothing, for the graph
+    # holds the gathered parameter, and what it is given may be in use
+    # elsewhere. This one comes before DDP and FSDP2 average, or just after.
     def mask(tensor: Tensor) -> None:
-        tensor.grad = region.without(tensor.grad)
+        region.zero(tensor.grad)
 
     return region.tensor.register_post_accumulate_grad_hook(mask)

@@ -43,7 +43,7 @@ class FineTuneOptions:
     model: str | None = named(
         'model_name_or_path', None, 'folder of the pruned model'
     )
-    config: str | None = named(
+    config_name: str | None = named(
         'config_name',
         None,
         'where the tokenizer is if the folder has none, as the dense model',
@@ -312,7 +312,7 @@ def _tokenizer(asked: FineTuneOptions) -> str | None:
     names = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
     if any((Path(asked.model) / name).is_file() for name in names):
         return asked.model
-    return asked.config or asked.model
+    return asked.config_name or asked.model
 
 
 def _source(dataset: str) -> str:
