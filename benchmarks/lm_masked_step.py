@@ -26,7 +26,7 @@ from torch import nn  # noqa: E402
 from mmprune.cost import time_in_turns  # noqa: E402
 from mmprune.masks import read_zeros, weight_regions  # noqa: E402
 from mmprune.pruners import WeightPruner  # noqa: E402
-from mmprune.pruners.zeros import sparse_weights  # noqa: E402
+from mmprune.sparsifying.holding import sparse_weights  # noqa: E402
 from mmprune.registry import MODELS  # noqa: E402
 from mmprune.sparsifying import Masking  # noqa: E402
 

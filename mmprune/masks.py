@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +14,6 @@ from .groups import (
     unit_sums,
 )
 from .plan import PruningPlan
-from .shards import gathered, local, split_like
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -88,13 +86,12 @@ class UnitRegion:
 
 @dataclass(frozen=True, eq=False)
 class WeightRegion:
-    """Single weights of a tensor, or of what this rank holds of it.
+    """Single weights of a tensor.
 
     Args:
         name: Name of the tensor.
         tensor: The tensor itself.
-        inside: True where a weight belongs to the region, in the shape of
-            the tensor, or of this rank's part of a sharded one.
+        inside: True where a weight belongs to the region, in its shape.
         fill: What :meth:`clear` writes.
     """
 
@@ -103,16 +100,20 @@ class WeightRegion:
     inside: Tensor
     fill: float = 0.0
 
+    def part(self, values: Tensor) -> Tensor:
+        """Returns what ``inside`` is about, in the same memory."""
+        return values
+
     def clear(self) -> None:
         """Writes the fill, in place."""
         if self.fill:
-            local(self.tensor.data).masked_fill_(self.inside, self.fill)
+            self.part(self.tensor.data).masked_fill_(self.inside, self.fill)
         else:
             self.zero(self.tensor.data)
 
     def zero(self, values: Tensor) -> None:
         """Zeroes the region in values of the tensor's shape, in place."""
-        values = local(values)
+        values = self.part(values)
         # Not a product: an overflown gradient under AMP times 0 is NaN.
         kind = _INTEGERS.get(values.element_size())
         if values.device.type == 'cpu' and kind is not None:
@@ -124,29 +125,23 @@ class WeightRegion:
     def pull(self, strength: float) -> None:
         """Adds ``strength`` x weight to the gradient, in place."""
         if self.tensor.grad is not None:
-            local(self.tensor.grad).addcmul_(
-                local(self.tensor.detach()),
+            self.tensor.grad.addcmul_(
+                self.tensor.detach(),
                 self.inside.to(self.tensor.dtype),
                 value=strength,
             )
 
     def shrink(self, factor: float) -> None:
         """Multiplies the weights by ``factor``, in place."""
-        local(self.tensor.data)[self.inside] *= factor
+        self.tensor.data[self.inside] *= factor
 
     def square_norm(self) -> float:
         """Returns the sum of squares."""
-        weights = local(self.tensor.detach())[self.inside]
-        return weights.double().square().sum().item()
+        return self.tensor.detach()[self.inside].double().square().sum().item()
 
     def mask(self) -> Tensor:
         """Returns the region as a boolean mask, true = inside."""
         return self.inside
-
-    def strays(self) -> int:
-        """Returns how many weights of the region are not at the fill."""
-        other = local(self.tensor.detach()) != self.fill
-        return int((other & self.inside).sum())
 
     @cached_property
     def _kept(self) -> Tensor:
@@ -225,7 +220,7 @@ def weight_regions(
                 f'the mask of {name!r} has shape {tuple(mask.shape)}, the '
                 f'tensor {tuple(tensor.shape)}; it is of another model'
             )
-        inside = ~local(split_like(mask, tensor))
+        inside = ~mask.to(tensor.device)
         fill = (fills or {}).get(name, 0.0)
         regions.append(WeightRegion(name, tensor, inside, fill))
     return regions
@@ -285,23 +280,9 @@ def read_zeros(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
 
     To be read once, when a run starts from a pruned checkpoint: later a
     surviving weight may become exactly zero and must not be frozen by that.
-    The masks are whole; where tensors are sharded, all ranks have to call.
     """
     tensors = named_tensors(model)
-    return {name: gathered(tensors[name].detach() != 0) for name in names}
-
-
-def count_zeros(tensors: Iterable[Tensor]) -> tuple[int, int]:
-    """Returns how many weights are zero, and of how many.
-
-    Of sharded tensors those in the parts of this rank count.
-    """
-    zeros = total = 0
-    for tensor in tensors:
-        part = local(tensor.detach())
-        zeros += part.numel() - int(part.count_nonzero())
-        total += part.numel()
-    return zeros, total
+    return {name: tensors[name].detach() != 0 for name in names}
 
 
 @torch.no_grad()
@@ -350,48 +331,3 @@ def scale_units(
         shape = [1] * tensor.ndim
         shape[part.dim] = -1
         tensor.mul_(scale.view(shape).to(tensor.dtype))
-
-
-def pack_masks(
-    masks: Mapping[str, Tensor], fills: Mapping[str, float] | None = None
-) -> dict[str, dict]:
-    """Returns masks with one bit per element, safe in a checkpoint.
-
-    Args:
-        masks: Name -> boolean mask.
-        fills: Tensor name -> what takes the place of zero.
-
-    Returns:
-        Name -> ``shape`` (list), ``bits`` (bytes as a tensor) and ``fill``.
-    """
-    return {
-        name: dict(
-            shape=list(mask.shape),
-            bits=torch.from_numpy(np.packbits(mask.cpu().numpy())),
-            fill=(fills or {}).get(name, 0.0),
-        )
-        for name, mask in masks.items()
-    }
-
-
-def unpack_masks(
-    packed: Mapping[str, Mapping],
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Returns the masks and fills that :func:`pack_masks` packed.
-
-    Raises:
-        ValueError: If the data is not what it wrote.
-    """
-    masks, fills = {}, {}
-    for name, entry in packed.items():
-        try:
-            shape = tuple(entry['shape'])
-            bits = np.unpackbits(entry['bits'].cpu().numpy())
-            flat = torch.from_numpy(bits[: int(np.prod(shape))])
-            masks[name] = flat.bool().view(shape)
-            fills[name] = float(entry['fill'])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise ValueError(
-                f'the checkpoint has no readable mask of {name!r}: {error}'
-            ) from error
-    return masks, {name: fill for name, fill in fills.items() if fill}

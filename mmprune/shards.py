@@ -1,7 +1,12 @@
 """Tensors of which every rank holds a part, as FSDP2 leaves them."""
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor, nn
+
+from .groups import named_tensors
+from .masks import WeightRegion, weight_regions
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -47,3 +52,47 @@ def gathered(tensor: Tensor) -> Tensor:
         return whole.full_tensor()
     # Not every backend sends booleans.
     return whole.to(torch.uint8).full_tensor().bool()
+
+
+def count_zeros(tensors: Iterable[Tensor]) -> tuple[int, int]:
+    """Returns how many weights are zero, and of how many.
+
+    Of sharded tensors those in the parts of this rank count.
+    """
+    zeros = total = 0
+    for tensor in tensors:
+        part = local(tensor.detach())
+        zeros += part.numel() - int(part.count_nonzero())
+        total += part.numel()
+    return zeros, total
+
+
+class ShardRegion(WeightRegion):
+    """Single weights of what this rank holds of a tensor."""
+
+    def part(self, values: Tensor) -> Tensor:
+        """Returns this rank's part of the tensor, or of its gradient."""
+        return local(values)
+
+
+def shard_regions(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    fills: Mapping[str, float] | None = None,
+) -> list[WeightRegion]:
+    """Returns where the given weights lie in a model, split or not.
+
+    Args are those of :func:`mmprune.masks.weight_regions`.
+    """
+    tensors = named_tensors(model)
+    found = weight_regions(model, masks, fills)
+    return [
+        ShardRegion(r.name, r.tensor, _part(r.inside, r.tensor), r.fill)
+        if is_sharded(tensors[r.name])
+        else r
+        for r in found
+    ]
+
+
+def _part(whole: Tensor, like: Tensor) -> Tensor:
+    return local(split_like(whole, like))

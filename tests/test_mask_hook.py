@@ -17,7 +17,8 @@ from tiny_training import (
 from torch import nn
 
 from mmprune.checkpoints.reading import load_checkpoint_file
-from mmprune.masks import unpack_masks, weight_regions
+from mmprune.masks import weight_regions
+from mmprune.packing import unpack_masks
 from mmprune.sparsifying import Masking
 
 SEED = dict(type='mmprune.SeedHook')

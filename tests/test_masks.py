@@ -13,12 +13,11 @@ from mmprune.masks import (
     keep_masks,
     mask_plan,
     norm,
-    pack_masks,
     read_zeros,
     unit_regions,
-    unpack_masks,
     weight_regions,
 )
+from mmprune.packing import pack_masks, unpack_masks
 from mmprune.plan import PruningPlan
 from mmprune.pruners import plan_from_zeros
 

@@ -6,7 +6,7 @@ from tiny_llm import GPT2, LLAMA, dense, sparse, tokens
 from transformers import TrainerCallback, TrainingArguments
 
 import mmprune
-from mmprune.pruners.zeros import sparse_weights
+from mmprune.sparsifying.holding import sparse_weights
 
 
 def trainer(folder, model=None, callbacks=(), **changes):

@@ -7,10 +7,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..masks import count_zeros
 from ..models.lora import adapter_state, is_adapter, save_adapter
 from ..registry import HOOKS
-from ..sparsifying.runner_parts import plain_model
+from ..shards import count_zeros
+from ..sparsifying.holding import model_in_training
 
 
 @HOOKS.register_module()
@@ -39,7 +39,7 @@ class LoraHook(Hook):
         Raises:
             ValueError: If the model has no adapters.
         """
-        model = plain_model(runner, sharded=True)
+        model = model_in_training(runner)
         count = sum(
             p.numel() for n, p in model.named_parameters() if is_adapter(n)
         )
@@ -62,7 +62,7 @@ class LoraHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the frozen weights, as the model was built with them."""
-        model = plain_model(runner, sharded=True)
+        model = model_in_training(runner)
         known = checkpoint['state_dict']
         checkpoint['state_dict'] = {**model.state_dict(), **known}
 
@@ -80,7 +80,7 @@ class LoraHook(Hook):
         Raises:
             ValueError: If the frozen weights have changed.
         """
-        model = plain_model(runner, sharded=True)
+        model = model_in_training(runner)
         if _zeros(model) != self._zeros:
             raise ValueError(
                 'the frozen weights have other zeros than before training; '

@@ -7,12 +7,19 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..groups import named_tensors
-from ..masks import pack_masks, read_zeros, unpack_masks, weight_regions
+from ..masks import read_zeros
+from ..packing import pack_masks, unpack_masks
 from ..plan import PruningPlan, checkpoint_plan
-from ..pruners.zeros import sparse_weights
 from ..registry import HOOKS
+from ..shards import gathered, shard_regions
+from ..sparsifying.holding import (
+    check_zeros,
+    masking_in_training,
+    model_in_training,
+    sparse_weights,
+    sparsity_of,
+)
 from ..sparsifying.masking import MASKS, add_masks
-from ..sparsifying.runner_parts import masking_of, plain_model
 
 
 @HOOKS.register_module()
@@ -65,25 +72,26 @@ class MaskHook(Hook):
         """
         masks, fills = unpack_masks(self._packed)
         if not masks:
-            model = plain_model(runner, sharded=True)
-            masks = read_zeros(model, self._names(model))
+            model = model_in_training(runner)
+            found = read_zeros(model, self._names(model))
+            masks = {name: gathered(mask) for name, mask in found.items()}
         # Whole on every rank: what a rank holds are parts.
         self._packed = pack_masks(masks, fills)
-        self.masking = masking_of(runner, sharded=True)
-        self.masking.hold(lambda model: weight_regions(model, masks, fills))
+        self.masking = masking_in_training(runner)
+        self.masking.hold(lambda model: shard_regions(model, masks, fills))
         total = sum(mask.numel() for mask in masks.values())
         zeros = total - sum(int(mask.sum()) for mask in masks.values())
         runner.logger.info(
             f'MaskHook keeps {zeros} of {total} weights in '
             f'{len(masks)} tensors at zero ({zeros / total:.2%})'
         )
-        self._sparsity = self.masking.sparsity()
+        self._sparsity = sparsity_of(self.masking)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Zeroes again what an optimizer may have moved."""
         self.masking.apply()
         if self.every_n_train_iters(runner, self._interval):
-            self._sparsity = self.masking.sparsity()
+            self._sparsity = sparsity_of(self.masking)
         runner.message_hub.update_scalar('train/sparsity', self._sparsity)
 
     def after_train(self, runner: Runner) -> None:
@@ -93,7 +101,7 @@ class MaskHook(Hook):
             ValueError: If a pruned weight is not zero.
         """
         self.masking.release()
-        self.masking.check()
+        check_zeros(self.masking)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the masks, and the plan that the run started from."""

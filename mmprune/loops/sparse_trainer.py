@@ -10,8 +10,9 @@ from transformers import Trainer, TrainerCallback
 
 from ..atomic_file import save_checkpoint
 from ..checkpoints.reading import load_checkpoint_file
-from ..masks import pack_masks, read_zeros, unpack_masks, weight_regions
-from ..pruners.zeros import sparse_weights
+from ..masks import read_zeros, weight_regions
+from ..packing import pack_masks, unpack_masks
+from ..sparsifying.holding import check_zeros, sparse_weights, sparsity_of
 from ..sparsifying.masking import MASKS, Masking
 
 FILE = 'pruning_masks.pth'
@@ -66,12 +67,12 @@ class SparseTrainer(Trainer):
         """
         masking, self.masking = self.masking, None
         masking.release()
-        masking.check()
+        check_zeros(masking)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the sparsity to what the Trainer logs."""
         if self.masking is not None:
-            logs['sparsity'] = self.masking.sparsity()
+            logs['sparsity'] = sparsity_of(self.masking)
         super().log(logs, *args, **kwargs)
 
     def _plain(self) -> nn.Module:

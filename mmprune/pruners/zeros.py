@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..groups import PruneGroup, Slice, named_tensors, unit_sums
-from ..masks import count_zeros
 from ..plan import PruningPlan
-from .weights import prunable_weights
 
 
 def plan_from_zeros(
@@ -54,24 +52,6 @@ def plan_from_zeros(
         keep={g.name: keep[g.name] for g in pruned},
         provenance=dict(importance='units that were zero'),
     )
-
-
-def sparse_weights(model: nn.Module, least: float = 0.01) -> list[str]:
-    """Returns the names of the kernels and matrices that look pruned.
-
-    For a model that says nothing about it itself, as one that another tool
-    has pruned.
-
-    Args:
-        model: Any model.
-        least: The fraction of zeros from which on one counts as pruned.
-    """
-    found = []
-    for name, weight in prunable_weights(model).items():
-        zeros, total = count_zeros([weight])
-        if zeros >= least * total > 0:
-            found.append(name)
-    return found
 
 
 def _units_at_fill(

@@ -6,14 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..masks import (
-    Region,
-    clear,
-    count_zeros,
-    keep_masks,
-    pack_masks,
-    unpack_masks,
-)
+from ..masks import Region, clear, keep_masks
+from ..packing import pack_masks, unpack_masks
 
 MASKS = 'pruning_masks'
 
@@ -68,30 +62,6 @@ class Masking:
     def apply(self) -> None:
         """Puts the held weights back to their fill."""
         clear(self.regions)
-
-    def check(self) -> None:
-        """Asserts that all held weights are at their fill.
-
-        Raises:
-            ValueError: If one is not.
-        """
-        for region in self.regions:
-            count = region.strays()
-            if count:
-                raise ValueError(
-                    f'{count} weights of {region.name} are pruned and not '
-                    'zero after training; something else changes weights '
-                    'after each step, leave it out'
-                )
-
-    def sparsity(self) -> float:
-        """Returns the fraction of zeros in the tensors that are held.
-
-        Of sharded ones in the part of this rank.
-        """
-        tensors = {region.name: region.tensor for region in self.regions}
-        zeros, total = count_zeros(tensors.values())
-        return zeros / max(1, total)
 
     def release(self) -> None:
         """Stops masking gradients, as at the end of a training."""

@@ -13,52 +13,28 @@ from ..registry import FUNCTIONS, TASK_UTILS
 from .masking import Masking
 
 
-def masking_of(runner: Runner, sharded: bool = False) -> Masking:
-    """Returns an empty :class:`Masking` of what a Runner trains.
-
-    Args:
-        runner: The Runner.
-        sharded: Whether its parameters may be split over the ranks.
-    """
+def masking_of(runner: Runner) -> Masking:
+    """Returns an empty :class:`Masking` of what a Runner trains."""
     return Masking(
-        plain_model(runner, sharded),
-        optimizers_of(runner),
-        averages_of(runner),
+        plain_model(runner), optimizers_of(runner), averages_of(runner)
     )
 
 
-def plain_model(runner: Runner, sharded: bool = False) -> nn.Module:
+def plain_model(runner: Runner) -> nn.Module:
     """Returns the model without its distributed wrapper.
 
-    Args:
-        runner: The Runner.
-        sharded: Whether its parameters may be split over the ranks.
-
     Raises:
-        ValueError: If the wrapper splits the parameters and they must be
-            whole, or splits them otherwise than FSDP2 does.
+        ValueError: If the wrapper splits the parameters over the ranks.
     """
     model = runner.model
-    kinds = {kind.__name__ for kind in type(model).__mro__}
-    if any('DeepSpeed' in k or 'FullyShardedData' in k for k in kinds):
+    kinds = ' '.join(kind.__name__ for kind in type(model).__mro__)
+    if 'FullySharded' in kinds or 'DeepSpeed' in kinds:
         raise ValueError(
-            f'masks cannot be held on parameters as {type(model).__name__} '
-            'splits them; train with MMDistributedDataParallel, or with '
-            'mmprune.FullyShardedModel'
+            f'what is pruned here is chosen from whole parameters, and '
+            f'{type(model).__name__} splits them; train with '
+            'MMDistributedDataParallel, or prune before and train with '
+            'mmprune.MaskHook and mmprune.FullyShardedModel'
         )
-    if 'FullyShardedModel' in kinds:
-        if not sharded:
-            raise ValueError(
-                'what is pruned while a model trains is chosen from whole '
-                'parameters, and FullyShardedModel splits them; prune before '
-                'and train with mmprune.MaskHook, or train with '
-                'MMDistributedDataParallel'
-            )
-        if averages_of(runner):
-            raise ValueError(
-                'an EMA hook copies whole parameters, and FullyShardedModel '
-                'splits them; leave the hook out'
-            )
     return model.module if is_model_wrapper(model) else model
 
 

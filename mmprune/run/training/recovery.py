@@ -23,12 +23,11 @@ from ...atomic_file import write_whole
 from ...checkpoints.packed import pack_folder
 from ...checks import check_choice
 from ...groups import named_tensors
-from ...masks import count_zeros
 from ...metrics.perplexity import perplexity
 from ...models.lora import is_adapter, load_adapter, merge_adapters
-from ...pruners.zeros import sparse_weights
 from ...registry import DATASETS, MODELS
-from ...sparsifying.runner_parts import plain_model
+from ...shards import count_zeros
+from ...sparsifying.holding import model_in_training, sparse_weights
 from .run import SHARDED, runner_for
 
 METHODS = ('lora', 'masked_lora', 'dense')
@@ -163,7 +162,7 @@ def recover(
         _measured, windows=windows, batch_size=eval_batch, log=log
     )
     runner = runner_for(recovery_config(cfg, how))
-    model = plain_model(runner, sharded=True)
+    model = model_in_training(runner)
     names = _sparse(model)
     found: dict[str, Any] = dict(method=how.method, teacher=how.teacher)
     found |= measure(model, names, 'pruned')
