@@ -8,12 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .groups import (
-    PruneGroup,
-    Slice,
-    named_tensors,
-    unit_sums,
-)
+from .groups import PruneGroup, Slice, named_tensors, unit_sums
 from .plan import PruningPlan
 
 
@@ -212,6 +207,11 @@ def clear(regions: Iterable[Region]) -> None:
     """Writes zeros (or the fill) into all regions, in place."""
     for region in regions:
         region.clear()
+
+
+def rewrite(tensor: Tensor, values: Tensor) -> None:
+    """Writes reconstructed values in the place of a weight's, in place."""
+    tensor.data.copy_(values)
 
 
 def norm(regions: Iterable[Region]) -> float:
