@@ -7,12 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from .groups import (
-    PruneGroup,
-    Slice,
-    named_tensors,
-    unit_sums,
-)
+from .groups import PruneGroup, Slice, named_tensors, unit_sums
 from .plan import PruningPlan
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -231,6 +226,11 @@ def clear(regions: Iterable[Region]) -> None:
     """Writes zeros (or the fill) into all regions, in place."""
     for region in regions:
         region.clear()
+
+
+def rewrite(tensor: Tensor, values: Tensor) -> None:
+    """Writes reconstructed values in the place of a weight's, in place."""
+    tensor.data.copy_(values)
 
 
 def norm(regions: Iterable[Region]) -> float:

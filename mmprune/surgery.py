@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .attention import SlimMultiheadAttention
 from .groups import named_tensors
+from .layers import is_conv1d
 from .plan import PruningPlan
 
 
@@ -146,6 +147,8 @@ def _refuse_tied(
 
 def _refresh(module: nn.Module) -> None:
     """Makes the stored sizes of a layer agree with its new tensors."""
+    if is_conv1d(type(module)):
+        module.nx, module.nf = module.weight.shape
     for kinds, refresh in _SIZES:
         if isinstance(module, kinds):
             refresh(module)

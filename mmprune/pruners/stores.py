@@ -1,0 +1,255 @@
+"""Where the blocks of a model are while they are pruned one by one."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..atomic_file import write_by, write_whole
+from ..checkpoints.huggingface import weight_files
+
+_PROGRESS = 'progress.json'
+
+
+class Kept:
+    """A folder that keeps finished blocks, so that a killed pass goes on.
+
+    Args:
+        folder: Where; made when the first block is finished.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows: list[dict] = []
+        self.asked: dict = {}
+
+    def file(self, number: int) -> Path:
+        """Returns where a block is."""
+        return self.folder / f'block-{number:05d}.safetensors'
+
+    def finished(self, asked: Mapping[str, Any]) -> list[dict]:
+        """Returns what is known of the blocks that are finished.
+
+        Args:
+            asked: What the pass does, as plain data.
+
+        Raises:
+            ValueError: If the folder is of a pass that did something else.
+        """
+        self.asked, self.rows = json.loads(json.dumps(asked)), []
+        path = self.folder / _PROGRESS
+        if path.is_file():
+            found = json.loads(path.read_text())
+            differ = [
+                key
+                for key in {**found['asked'], **self.asked}
+                if found['asked'].get(key) != self.asked.get(key)
+            ]
+            if differ:
+                raise ValueError(
+                    f'{self.folder} holds the blocks of a pass with another '
+                    f'{sorted(differ)[0]}; remove the folder, or ask for '
+                    'what was asked for there'
+                )
+            self.rows = found['rows']
+        return list(self.rows)
+
+    def keep(self, number: int, tensors: dict[str, Tensor], row: dict) -> None:
+        """Writes a finished block, and then that it is finished."""
+        save_tensors(tensors, self.file(number))
+        self.rows.append(row)
+        text = json.dumps(dict(asked=self.asked, rows=self.rows), indent=1)
+        write_whole(self.folder / _PROGRESS, text.encode())
+
+    def read(self, number: int) -> dict[str, Tensor]:
+        """Returns the tensors of a finished block, by name."""
+        from safetensors.torch import load_file
+
+        return load_file(self.file(number))
+
+    def remove(self) -> None:
+        """Removes the folder; the result is elsewhere by now."""
+        for path in self.folder.glob('block-*.safetensors'):
+            path.unlink()
+        (self.folder / _PROGRESS).unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+class MemoryStore:
+    """Blocks that are in the model.
+
+    Args:
+        model: The model.
+        paths: Of its blocks.
+        device: Where a block is pruned.
+        kept: Keeps finished blocks on disk too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        paths: list[str],
+        device: str | torch.device = 'cpu',
+        kept: Kept | None = None,
+    ) -> None:
+        self.blocks = [model.get_submodule(path) for path in paths]
+        self.device, self.kept = torch.device(device), kept
+        self._home: torch.device | None = None
+
+    def finished(self, asked: Mapping[str, Any]) -> list[dict]:
+        """Returns the rows of the blocks that need no pruning any more.
+
+        Raises:
+            ValueError: If what was kept is of another pass.
+        """
+        return self.kept.finished(asked) if self.kept else []
+
+    def open(self, number: int) -> nn.Module:
+        """Returns a block with its weights, on the device."""
+        block = self.blocks[number]
+        self._home = next(block.parameters()).device
+        if self.kept and number < len(self.kept.rows):
+            block.load_state_dict(self.kept.read(number))
+        return block.to(self.device)
+
+    def close(self, number: int, row: dict | None = None) -> None:
+        """Puts a block back.
+
+        Args:
+            number: Which.
+            row: What is known of it, if it is finished just now.
+        """
+        block = self.blocks[number].to(self._home)
+        if row is not None and self.kept:
+            self.kept.keep(number, dict(block.state_dict()), row)
+
+
+class StreamedStore:
+    """Blocks that are in the safetensors of a folder, and never all here.
+
+    Args:
+        model: The model, its blocks on the ``meta`` device.
+        paths: Of its blocks.
+        source: Folder of the dense model.
+        kept: Where finished blocks go.
+        device: Where a block is pruned.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        paths: list[str],
+        source: str | Path,
+        kept: Kept,
+        device: str | torch.device = 'cpu',
+    ) -> None:
+        self.blocks = [model.get_submodule(path) for path in paths]
+        self.paths, self.kept = paths, kept
+        self.device = torch.device(device)
+        self.files = weight_files(source)
+        self.names = file_names(model, self.files)
+
+    def finished(self, asked: Mapping[str, Any]) -> list[dict]:
+        """Returns the rows of the blocks that need no pruning any more.
+
+        Raises:
+            ValueError: If what was kept is of another pass.
+        """
+        return self.kept.finished(asked)
+
+    def open(self, number: int) -> nn.Module:
+        """Returns a block with its weights, on the device."""
+        block, path = self.blocks[number], self.paths[number]
+        if number < len(self.kept.rows):
+            state = self.kept.read(number)
+        else:
+            names = {
+                name: self.names[f'{path}.{name}']
+                for name in block.state_dict()
+            }
+            state = read_tensors(self.files, names)
+        block.load_state_dict(state, assign=True)
+        for name, tensor in block.named_buffers():
+            if tensor.is_meta:
+                raise ValueError(
+                    f'{path}.{name} is in no file, so blocks of this model '
+                    'cannot be streamed; leave --low-memory out'
+                )
+        return block.to(self.device)
+
+    def close(self, number: int, row: dict | None = None) -> None:
+        """Forgets a block, after it was written if it is finished just now.
+
+        Args:
+            number: Which.
+            row: What is known of it then.
+        """
+        block = self.blocks[number]
+        if row is not None:
+            self.kept.keep(number, dict(block.to('cpu').state_dict()), row)
+        block.to('meta')
+
+
+def file_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Returns what the tensors of a model are called in files.
+
+    Args:
+        model: The model.
+        names: Those in the files, which may lack the prefix of the model
+            without its head.
+
+    Raises:
+        ValueError: If a tensor is in no file and not tied to one that is.
+    """
+    prefix = f'{getattr(model, "base_model_prefix", "")}.'
+    names = set(names)
+    found = {}
+    tied = set(getattr(model, 'all_tied_weights_keys', None) or ())
+    for name in model.state_dict():
+        for candidate in (name, name.removeprefix(prefix)):
+            if candidate in names:
+                found[name] = candidate
+                break
+        else:
+            if name not in tied:
+                raise ValueError(
+                    f'{name} is in no file of the model, or under a name '
+                    'that only transformers knows; leave --low-memory out'
+                )
+    return found
+
+
+def read_tensors(
+    files: Mapping[str, Path], names: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Returns tensors of safetensors files.
+
+    Args:
+        files: Name in a file -> the file.
+        names: New name -> name in a file.
+    """
+    from safetensors import safe_open
+
+    by_file: dict[Path, list[str]] = {}
+    for new, old in names.items():
+        by_file.setdefault(files[old], []).append(new)
+    found = {}
+    for path, wanted in by_file.items():
+        with safe_open(path, 'pt') as file:
+            found |= {new: file.get_tensor(names[new]) for new in wanted}
+    return found
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    plain = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    write_by(path, lambda beside: save_file(plain, beside, {'format': 'pt'}))
