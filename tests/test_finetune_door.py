@@ -168,6 +168,9 @@ def test_evaluation_alone_trains_nothing(folder, door, capsys):
         (['--model_name_or_path', './none'], 'no model folder at ./none'),
         (['--block_size', '100'], 'rows of 12 tokens, shorter'),
         (['--max_eval_samples', '12'], 'behind the first 12'),
+        (['--dataset_name', 'long.npy', '--block_size', '40'], 'longer than'),
+        (['--dataset_name', 'other.npy'], 'that of another model'),
+        (['--model_name_or_path', 'dense'], 'no matrix with zeros'),
         (['--dataset_name', 'no.txt', '--tokenizer_name', 'x'], 'no'),
         (['--method', 'dense', '--merge'], '--method dense has none'),
         (['--pack'], 'add --merge'),
@@ -177,8 +180,12 @@ def test_evaluation_alone_trains_nothing(folder, door, capsys):
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(
-    folder, door, capsys, flags, message
+    folder, door, capsys, flags, message, monkeypatch
 ):
+    monkeypatch.chdir(folder)
+    np.save('long.npy', np.full(400, 5))
+    np.save('other.npy', np.full(400, 99))
+    dense().save_pretrained('dense')
     with pytest.raises(SystemExit) as stop:
         door.main([*argv(folder, 'out'), *flags])
     assert stop.value.code == 2

@@ -161,6 +161,15 @@ def unpack_state(
 
 
 _PARTS = ('values', 'bits', 'positions')
+# Which of four neighbours are filled, as a number -> the positions of two of
+# them, in order; where fewer are filled, those of the first zeros come too.
+_PLACES = torch.tensor(
+    [
+        sorted(sorted(range(4), key=lambda i: not code >> i & 1)[:2])
+        for code in range(16)
+    ],
+    dtype=torch.uint8,
+)
 
 
 def _packed(tensor: Tensor) -> tuple[dict[str, Tensor], dict] | None:
@@ -196,12 +205,12 @@ def _is_pattern(filled: Tensor, dim: int) -> bool:
 def _to_pattern(tensor: Tensor, filled: Tensor, dim: int) -> dict[str, Tensor]:
     groups = tensor.movedim(dim, -1).reshape(-1, 4)
     inside = filled.movedim(dim, -1).reshape(-1, 4)
-    # The two that are filled first, in order; of zeros the first ones.
-    order = torch.arange(4, dtype=torch.uint8) + 4 * ~inside
-    places = order.sort(1).values[:, :2].remainder(4).sort(1).values.long()
+    weights = torch.tensor([1, 2, 4, 8], dtype=torch.uint8)
+    codes = (inside.view(torch.uint8) * weights).sum(1, dtype=torch.uint8)
+    places = _PLACES[codes.int()]
     return dict(
-        values=groups.gather(1, places).flatten(),
-        positions=_four_to_a_byte(places.flatten().to(torch.uint8)),
+        values=groups.gather(1, places.long()).flatten(),
+        positions=_four_to_a_byte(places.flatten()),
     )
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..atomic_file import write_whole
+from ..layers import is_conv1d
 from ..registry import MODELS
 from ..shards import gathered
 
@@ -305,8 +306,7 @@ def _linear_names(model: nn.Module) -> set[str]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    # Conv1D: what GPT-2 calls a linear layer with transposed weight.
-    return isinstance(module, nn.Linear) or type(module).__name__ == 'Conv1D'
+    return isinstance(module, nn.Linear) or is_conv1d(type(module))
 
 
 def _found_targets(model: nn.Module, targets: str | Sequence[str]) -> set[str]:
@@ -334,7 +334,7 @@ def _found_targets(model: nn.Module, targets: str | Sequence[str]) -> set[str]:
 def _is_transposed(model: nn.Module, targets: str | Sequence[str]) -> bool:
     names = _found_targets(model, targets)
     return any(
-        type(module).__name__ == 'Conv1D'
+        is_conv1d(type(module))
         for path, module in model.named_modules()
         if path.rpartition('.')[2] in names
     )

@@ -22,9 +22,11 @@ from transformers import AutoConfig
 from ...atomic_file import write_whole
 from ...checkpoints.packed import pack_folder
 from ...checks import check_choice
+from ...families.causal_lm import check_tokens
 from ...groups import named_tensors
 from ...metrics.perplexity import perplexity
 from ...models.lora import is_adapter, load_adapter, merge_adapters
+from ...models.sharded import FullyShardedModel
 from ...registry import DATASETS, MODELS
 from ...shards import count_zeros
 from ...sparsifying.holding import model_in_training, sparse_weights
@@ -164,6 +166,11 @@ def recover(
     runner = runner_for(recovery_config(cfg, how))
     model = model_in_training(runner)
     names = _sparse(model)
+    if not names:
+        raise ValueError(
+            f'{source} has no matrix with zeros to keep; prune it first'
+        )
+    _check_windows(model, [runner.train_dataloader.dataset, windows])
     found: dict[str, Any] = dict(method=how.method, teacher=how.teacher)
     found |= measure(model, names, 'pruned')
     start = time.time()
@@ -173,7 +180,8 @@ def recover(
         get_world_size()
     )
     found |= measure(model, names, 'recovered')
-    weights = runner.model.gathered() if how.shard else None
+    split = isinstance(runner.model, FullyShardedModel)
+    weights = runner.model.gathered() if split else None
     if not is_main_process():
         return found
     folder = out
@@ -182,6 +190,11 @@ def recover(
     else:
         _copy_adapter(Path(cfg.work_dir) / 'adapter', out)
     if merge:
+        if how.method == 'lora':
+            log(
+                'adapters that were trained apart leave no zeros when they '
+                'are merged; --method masked_lora keeps them'
+            )
         folder = out / MERGED
         merged = _merged(cfg, out)
         found |= measure(merged, names, 'merged')
@@ -211,6 +224,7 @@ def evaluate_model(
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model.to_dict()).to(get_device())
     windows = DATASETS.build(dict(evaluation))
+    _check_windows(model, [windows])
     names = _sparse(model)
     return _measured(model, names, 'model', windows, batch_size, log)
 
@@ -234,6 +248,18 @@ def _measured(
         text += f', perplexity {value:.4f}'
     log(text)
     return found
+
+
+def _check_windows(model: nn.Module, sets: list[Dataset | None]) -> None:
+    """Refuses windows that the model cannot read."""
+    longest = getattr(model.config, 'max_position_embeddings', None)
+    for windows in filter(None, sets):
+        check_tokens(model, windows.largest, windows.source)
+        if longest is not None and windows.seqlen > longest:
+            raise ValueError(
+                f'windows of {windows.seqlen} tokens are longer than the '
+                f'{longest} that the model was made for; lower the length'
+            )
 
 
 def _sparse(model: nn.Module) -> list[str]:
@@ -290,7 +316,7 @@ def _write_model(
     model.config.dtype = dtype
     beside = out / '.writing'
     model.save_pretrained(beside, state_dict=state)
-    for path in sorted(source.iterdir()):
+    for path in sorted(source.iterdir()) if source.is_dir() else ():
         wanted = path.suffix in _BESIDE and 'safetensors' not in path.name
         if path.is_file() and wanted and not (beside / path.name).exists():
             shutil.copyfile(path, beside / path.name)

@@ -75,7 +75,8 @@ class _Shards(Runner):
 
     def wrap_model(self, wrapper: dict | None, model: nn.Module) -> nn.Module:
         """Leaves the model where it is: its parts move one by one."""
-        if (wrapper or {}).get('type') != SHARDED:
+        sharded = (wrapper or {}).get('type') == SHARDED
+        if not sharded or not self.distributed:
             return super().wrap_model(wrapper, model)
         return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=model))
 
