@@ -38,7 +38,7 @@ MERGED, PACKED = 'merged', 'packed'
 # The module that returns the logits, where it is not called lm_head.
 _HEADS = dict(gpt_neox='embed_out')
 # Tokenizers, settings of generation, notes on pruning.
-_BESIDE = ('.json', '.txt', '.model', '.jinja', '.md')
+_BESIDE = ('.json', '.txt', '.model', '.jinja', '.md', '.csv')
 
 
 @dataclass(frozen=True)
