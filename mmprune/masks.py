@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .groups import PruneGroup, Slice, named_tensors, unit_sums
 from .plan import PruningPlan
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +41,9 @@ class UnitRegion:
             # runs after every step.
             data.mul_(self._kept)
 
-    def without(self, values: Tensor) -> Tensor:
-        """Returns values of the tensor's shape with zeros in the region."""
-        return values.index_fill(self.dim, self.index, 0)
+    def zero(self, values: Tensor) -> None:
+        """Zeroes the region in values of the tensor's shape, in place."""
+        values.index_fill_(self.dim, self.index, 0)
 
     def pull(self, strength: float) -> None:
         """Adds ``strength`` x weight to the gradient, in place."""
@@ -94,14 +95,27 @@ class WeightRegion:
     inside: Tensor
     fill: float = 0.0
 
+    def part(self, values: Tensor) -> Tensor:
+        """Returns what ``inside`` is about, in the same memory."""
+        return values
+
     def clear(self) -> None:
         """Writes the fill, in place."""
-        self.tensor.data.masked_fill_(self.inside, self.fill)
+        if self.fill:
+            self.part(self.tensor.data).masked_fill_(self.inside, self.fill)
+        else:
+            self.zero(self.tensor.data)
 
-    def without(self, values: Tensor) -> Tensor:
-        """Returns values of the tensor's shape with zeros in the region."""
+    def zero(self, values: Tensor) -> None:
+        """Zeroes the region in values of the tensor's shape, in place."""
+        values = self.part(values)
         # Not a product: an overflown gradient under AMP times 0 is NaN.
-        return values.masked_fill(self.inside, 0)
+        kind = _INTEGERS.get(values.element_size())
+        if values.device.type == 'cpu' and kind is not None:
+            # A tenth of the time of a boolean mask, twice in every step.
+            values.view(kind).bitwise_and_(self._kept)
+        else:
+            values.masked_fill_(self.inside, 0)
 
     def pull(self, strength: float) -> None:
         """Adds ``strength`` x weight to the gradient, in place."""
@@ -123,6 +137,11 @@ class WeightRegion:
     def mask(self) -> Tensor:
         """Returns the region as a boolean mask, true = inside."""
         return self.inside
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        """All bits of what is outside the region and none of the rest."""
+        return self.inside.to(torch.int8) - 1
 
 
 Region = UnitRegion | WeightRegion
@@ -312,48 +331,3 @@ def scale_units(
         shape = [1] * tensor.ndim
         shape[part.dim] = -1
         tensor.mul_(scale.view(shape).to(tensor.dtype))
-
-
-def pack_masks(
-    masks: Mapping[str, Tensor], fills: Mapping[str, float] | None = None
-) -> dict[str, dict]:
-    """Returns masks with one bit per element, safe in a checkpoint.
-
-    Args:
-        masks: Name -> boolean mask.
-        fills: Tensor name -> what takes the place of zero.
-
-    Returns:
-        Name -> ``shape`` (list), ``bits`` (bytes as a tensor) and ``fill``.
-    """
-    return {
-        name: dict(
-            shape=list(mask.shape),
-            bits=torch.from_numpy(np.packbits(mask.cpu().numpy())),
-            fill=(fills or {}).get(name, 0.0),
-        )
-        for name, mask in masks.items()
-    }
-
-
-def unpack_masks(
-    packed: Mapping[str, Mapping],
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Returns the masks and fills that :func:`pack_masks` packed.
-
-    Raises:
-        ValueError: If the data is not what it wrote.
-    """
-    masks, fills = {}, {}
-    for name, entry in packed.items():
-        try:
-            shape = tuple(entry['shape'])
-            bits = np.unpackbits(entry['bits'].cpu().numpy())
-            flat = torch.from_numpy(bits[: int(np.prod(shape))])
-            masks[name] = flat.bool().view(shape)
-            fills[name] = float(entry['fill'])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise ValueError(
-                f'the checkpoint has no readable mask of {name!r}: {error}'
-            ) from error
-    return masks, {name: fill for name, fill in fills.items() if fill}

@@ -3,63 +3,36 @@
 from mmengine import registry as parents
 from mmengine.registry import Registry
 
-# `locations` are imported when a config first asks for `mmprune.X`, so a
-# stock Runner needs no `custom_imports`.
-HOOKS = Registry(
-    'hook',
-    parent=parents.HOOKS,
-    scope='mmprune',
-    locations=['mmprune.hooks'],
+
+def _child(name: str, *places: str) -> Registry:
+    """Returns the child of a registry of mmengine.
+
+    The places are imported when a config first asks for ``mmprune.X``, so a
+    stock Runner needs no ``custom_imports``.
+    """
+    parent = getattr(parents, name)
+    return Registry(
+        parent.name,
+        parent=parent,
+        scope='mmprune',
+        locations=[f'mmprune.{place}' for place in places],
+    )
+
+
+HOOKS = _child('HOOKS', 'hooks')
+MODELS = _child(
+    'MODELS',
+    'models',
+    'models.huggingface_causal_lm',
+    'models.lora',
+    'models.timm_classifier',
 )
-MODELS = Registry(
-    'model',
-    parent=parents.MODELS,
-    scope='mmprune',
-    locations=[
-        'mmprune.models',
-        'mmprune.models.huggingface_causal_lm',
-        'mmprune.models.timm_classifier',
-    ],
+MODEL_WRAPPERS = _child('MODEL_WRAPPERS', 'models.sharded')
+TASK_UTILS = _child(
+    'TASK_UTILS', 'families', 'family', 'importance', 'pruners', 'schedule'
 )
-TASK_UTILS = Registry(
-    'task util',
-    parent=parents.TASK_UTILS,
-    scope='mmprune',
-    locations=[
-        'mmprune.families',
-        'mmprune.family',
-        'mmprune.importance',
-        'mmprune.pruners',
-        'mmprune.schedule',
-    ],
-)
-FUNCTIONS = Registry(
-    'function',
-    parent=parents.FUNCTIONS,
-    scope='mmprune',
-    locations=['mmprune.adapters', 'mmprune.hooks'],
-)
-LOOPS = Registry(
-    'loop',
-    parent=parents.LOOPS,
-    scope='mmprune',
-    locations=['mmprune.loops'],
-)
-DATASETS = Registry(
-    'dataset',
-    parent=parents.DATASETS,
-    scope='mmprune',
-    locations=['mmprune.datasets'],
-)
-TRANSFORMS = Registry(
-    'transform',
-    parent=parents.TRANSFORMS,
-    scope='mmprune',
-    locations=['mmprune.datasets'],
-)
-METRICS = Registry(
-    'metric',
-    parent=parents.METRICS,
-    scope='mmprune',
-    locations=['mmprune.metrics'],
-)
+FUNCTIONS = _child('FUNCTIONS', 'adapters', 'hooks')
+LOOPS = _child('LOOPS', 'loops')
+DATASETS = _child('DATASETS', 'datasets')
+TRANSFORMS = _child('TRANSFORMS', 'datasets')
+METRICS = _child('METRICS', 'metrics')

@@ -35,6 +35,8 @@ class TokenWindows(Dataset):
         seed: Of the random order.
         bos: Whether the token that begins a text comes first in every
             window.
+        skip: Windows at the start to leave out, which another set takes.
+        partial: Whether fewer windows than ``num_windows`` will do.
 
     Raises:
         ValueError: If text or tokens cannot be read, or are shorter than one
@@ -50,6 +52,8 @@ class TokenWindows(Dataset):
         order: str = 'first',
         seed: int = 0,
         bos: bool = False,
+        skip: int = 0,
+        partial: bool = False,
     ) -> None:
         check_choice('order', order, ('first', 'random'))
         if seqlen < 2 or (num_windows is not None and num_windows < 1):
@@ -64,20 +68,18 @@ class TokenWindows(Dataset):
         else:
             splitter = _tokenizer(tokenizer, source)
             begin = splitter.bos if bos else None
-            need = seqlen * (num_windows or 1)
+            need = seqlen * ((num_windows or 1) + skip)
             tokens = _encoded(source, splitter, need)
         if bos and begin is None:
             raise ValueError(
                 'bos=True, but no tokenizer says which token begins a text; '
                 'leave it out'
             )
+        size = seqlen - (begin is not None)
+        if skip:
+            tokens = _after(tokens, skip, size, source)
         self.windows = _cut(
-            tokens,
-            seqlen - (begin is not None),
-            num_windows,
-            order,
-            seed,
-            source,
+            tokens, size, num_windows, order, seed, source, partial
         )
         if begin is not None:
             self.windows = np.insert(self.windows, 0, begin, axis=1)
@@ -166,6 +168,19 @@ def _read_tokens(path: Path) -> np.ndarray:
     return found.astype(np.int64)
 
 
+def _after(
+    tokens: np.ndarray, skip: int, size: int, source: str
+) -> np.ndarray:
+    """Returns the tokens behind the first windows."""
+    rest = tokens[skip:] if tokens.ndim == 2 else tokens[skip * size :]
+    if rest.size < size:
+        raise ValueError(
+            f'{source} gives no window of {size} tokens behind the first '
+            f'{skip}; give more text, or leave fewer out'
+        )
+    return rest
+
+
 def _cut(
     tokens: np.ndarray,
     size: int,
@@ -173,6 +188,7 @@ def _cut(
     order: str,
     seed: int,
     source: str,
+    partial: bool = False,
 ) -> np.ndarray:
     """Returns windows ``[count, size]``."""
     if tokens.ndim == 2:
@@ -201,7 +217,7 @@ def _cut(
         chosen = list(range(len(rows)))
         random.Random(seed).shuffle(chosen)
         rows = rows[chosen]
-    if count is not None and len(rows) < count:
+    if count is not None and len(rows) < count and not partial:
         raise ValueError(
             f'{source} gives {len(rows)} windows of {size} tokens, '
             f'{count} were asked for; give more text, or ask for fewer or '

@@ -4,6 +4,7 @@ from .checkpoint_hook import CheckpointWriteError, SafeCheckpointHook
 from .export_hook import ExportHook
 from .gradual_pruning_hook import GradualPruningHook
 from .group_penalty_hook import GroupPenaltyHook
+from .lora_hook import LoraHook
 from .mask_hook import MaskHook
 from .plan_hook import PlanHook
 from .seed_hook import SeedHook, seed_worker
@@ -14,6 +15,7 @@ __all__ = [
     'ExportHook',
     'GradualPruningHook',
     'GroupPenaltyHook',
+    'LoraHook',
     'MaskHook',
     'PlanHook',
     'SafeCheckpointHook',

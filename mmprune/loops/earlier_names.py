@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks import pack_masks
+from ..packing import pack_masks
 
 _SCHEDULES = {
     'geometric': dict(type='mmprune.ExponentialSchedule'),

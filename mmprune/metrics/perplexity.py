@@ -4,9 +4,34 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.evaluator import BaseMetric
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..registry import METRICS
+
+
+@torch.no_grad()
+def perplexity(
+    model: nn.Module, windows: Dataset, batch_size: int = 1
+) -> float:
+    """Returns the perplexity of a model, as :class:`Perplexity` does.
+
+    Args:
+        model: A ``mmprune.HuggingFaceCausalLM``; it is left in eval mode.
+        windows: ``dict(input_ids=[seqlen])`` each.
+        batch_size: Windows at a time.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    for batch in DataLoader(windows, batch_size):
+        ids = batch['input_ids'].to(device)
+        for found in model(input_ids=ids, mode='predict'):
+            total += found.loss_sum
+            count += found.num_tokens
+    return math.exp(min(total / count, 700.0))
 
 
 @METRICS.register_module()

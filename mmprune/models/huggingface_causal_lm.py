@@ -13,6 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..checkpoints.huggingface import check_folder
+from ..checkpoints.packed import is_packed, load_packed
 from ..registry import MODELS
 
 DTYPES = ('auto', 'float32', 'float16', 'bfloat16')
@@ -159,6 +160,9 @@ def _load(
     transformers = _transformers()
     safe = check_folder(source, trust)
     changes = dict(config) if isinstance(config, Mapping) else {}
+    if safe and is_packed(source):
+        found = transformers.AutoConfig.from_pretrained(source, **changes)
+        return _filled(_create(found, dtype, options), load_packed(source))
     return transformers.AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
@@ -187,10 +191,12 @@ def _create(
                 "'llama'; add it"
             )
         found = transformers.AutoConfig.for_model(kind, **entries)
-    else:
+    elif isinstance(config, str):
         found = transformers.AutoConfig.from_pretrained(
-            str(config), trust_remote_code=False
+            config, trust_remote_code=False
         )
+    else:
+        found = config
     if dtype != 'auto':
         options = {**options, 'dtype': getattr(torch, dtype)}
     elif getattr(found, 'dtype', None) is not None:
@@ -198,6 +204,21 @@ def _create(
     return transformers.AutoModelForCausalLM.from_config(
         found, trust_remote_code=False, **options
     )
+
+
+def _filled(net: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Loads all weights of a model; a tied one has one of its names."""
+    wrong = net.load_state_dict(weights, strict=False)
+    named = dict(net.named_parameters(remove_duplicate=False))
+    there = {id(named[name]) for name in weights.keys() & named.keys()}
+    missing = [n for n in wrong.missing_keys if id(named.get(n)) not in there]
+    if missing or wrong.unexpected_keys:
+        odd = [*missing, *wrong.unexpected_keys][0]
+        raise ValueError(
+            f'the packed weights are not those of the config beside them: '
+            f'{odd} is in one of them alone'
+        )
+    return net
 
 
 def _transformers() -> Any:
