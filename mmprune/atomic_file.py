@@ -74,6 +74,31 @@ def remove_temporary(folder: str | Path) -> list[str]:
     return sorted(path.name for path in found)
 
 
+def write_folder(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Makes a folder in one step, with what ``write`` puts into it.
+
+    Args:
+        path: Where; a folder there is replaced when the new one is done.
+        write: Called with a folder to fill.
+    """
+    path = Path(path)
+    beside, old = (
+        path.with_name(f'{path.name}.{os.getpid()}.{end}')
+        for end in ('tmp', 'old')
+    )
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        write(beside)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    _flush_folder(path.parent)
+
+
 def write_by(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')

@@ -42,10 +42,13 @@ class BlockInputs:
     Args:
         hidden: Per batch ``[B, L, width]``.
         calls: Per batch, per block.
+        rest: What blocks return behind the hidden states; ``None`` if those
+            alone.
     """
 
     hidden: list[Tensor] = field(default_factory=list)
     calls: list[list[Call]] = field(default_factory=list)
+    rest: tuple | None = None
 
     @property
     def windows(self) -> int:
@@ -76,13 +79,13 @@ class BlockInputs:
             device: Where it is.
             batches: Only the first so many; the others are not needed.
         """
-        for batch in range(batches or len(self.hidden)):
+        for batch in range(len(self.hidden))[:batches]:
             self.hidden[batch] = self.outputs(block, number, batch, device)
 
     def digest(self) -> str:
         """Returns a hash of the first and last hidden states."""
         found = hashlib.sha256()
-        for hidden in (self.hidden[0], self.hidden[-1]):
+        for hidden in (*self.hidden[:1], *self.hidden[-1:]):
             flat = hidden.detach().cpu().contiguous().view(torch.uint8)
             found.update(flat.numpy().data)
         return f'{found.hexdigest()[:16]} x {self.windows}'
@@ -159,9 +162,37 @@ def catch_inputs(
         found.calls.append(
             [_shared(_moved(c, device), shared) for c in recorder.calls]
         )
+    found.rest = recorder.rest
     if not found.hidden:
         raise ValueError('there is no calibration data; none was given')
     return found
+
+
+@torch.no_grad()
+def finish(
+    model: nn.Module,
+    paths: list[str],
+    carried: BlockInputs,
+    batches: Iterable[Any],
+    run: Run,
+) -> Iterator[Any]:
+    """Yields what a model returns whose blocks have been run already.
+
+    Args:
+        model: The model.
+        paths: Of its blocks; they are not run.
+        carried: What the last block gave.
+        batches: The batches.
+        run: Runs the model on a batch.
+    """
+    blocks = [model.get_submodule(path) for path in paths]
+    recorder = _Recorder(blocks)
+    recorder.rest = carried.rest
+    for last, batch in zip(carried.hidden, batches, strict=True):
+        recorder.last = last
+        with recorder.recording():
+            found = run(model, batch)
+        yield found
 
 
 class _Recorder:
@@ -171,7 +202,8 @@ class _Recorder:
         self.blocks = blocks
         self.hidden: Tensor | None = None
         self.calls: list[Call] = []
-        self._rest: tuple | None = None
+        self.last: Tensor | None = None
+        self.rest: tuple | None = None
         self._known = False
 
     @contextmanager
@@ -195,15 +227,17 @@ class _Recorder:
             self.calls.append(Call(first, args[1:], kwargs))
             if number == 0:
                 self.hidden = hidden
-            if not self._known:
+            if not self._known and self.last is None:
                 given = (hidden, *args[1:]) if args else ()
                 named = kwargs if args else {first: hidden, **kwargs}
                 out = forward(*given, **named)
-                self._rest = out[1:] if isinstance(out, tuple) else None
+                self.rest = out[1:] if isinstance(out, tuple) else None
                 self._known = True
             if number == len(self.blocks) - 1:
-                raise _Caught
-            return hidden if self._rest is None else (hidden, *self._rest)
+                if self.last is None:
+                    raise _Caught
+                hidden = self.last
+            return hidden if self.rest is None else (hidden, *self.rest)
 
         return record
 

@@ -1,7 +1,11 @@
 """Folders of Hugging Face models: what is in them, and whether it is safe."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from ..atomic_file import write_by
 
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -77,3 +81,64 @@ def weight_files(folder: str | Path) -> dict[str, Path]:
             'fetch the model again'
         )
     return {name: folder / file for name, file in names.items()}
+
+
+def file_names(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """Returns what the tensors of a model are called in files.
+
+    Args:
+        model: The model.
+        names: Those in the files, which may lack the prefix of the model
+            without its head.
+
+    Raises:
+        ValueError: If a tensor is in no file and not tied to one that is.
+    """
+    prefix = f'{getattr(model, "base_model_prefix", "")}.'
+    names = set(names)
+    found = {}
+    tied = set(getattr(model, 'all_tied_weights_keys', None) or ())
+    for name in model.state_dict():
+        for candidate in (name, name.removeprefix(prefix)):
+            if candidate in names:
+                found[name] = candidate
+                break
+        else:
+            if name not in tied:
+                raise ValueError(
+                    f'{name} is in no file of the model, or under a name '
+                    'that only transformers knows; leave --low-memory out'
+                )
+    return found
+
+
+def read_tensors(
+    files: Mapping[str, Path], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns tensors of safetensors files.
+
+    Args:
+        files: Name in a file -> the file.
+        names: New name -> name in a file.
+    """
+    from safetensors import safe_open
+
+    by_file: dict[Path, list[str]] = {}
+    for new, old in names.items():
+        by_file.setdefault(files[old], []).append(new)
+    found = {}
+    for path, wanted in by_file.items():
+        with safe_open(path, 'pt') as file:
+            found |= {new: file.get_tensor(names[new]) for new in wanted}
+    return found
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    plain = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    write_by(path, lambda beside: save_file(plain, beside, {'format': 'pt'}))

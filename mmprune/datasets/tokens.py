@@ -24,9 +24,10 @@ class TokenWindows(Dataset):
     Args:
         seqlen: Tokens of a window.
         source: A text file; ``.npy`` or ``.npz`` with tokens, a row per
-            window or all in one row; ``hub:NAME`` or ``hub:NAME:CONFIG`` for
-            the training split of a data set of the package ``datasets``; or
-            ``generated`` for text that is made here.
+            window or all in one row; ``hub:NAME``, ``hub:NAME:CONFIG`` or
+            ``hub:NAME:CONFIG:SPLIT`` for a data set of the package
+            ``datasets``, by default its training split; or ``generated`` for
+            text that is made here.
         tokenizer: Folder, file or hub name of the tokenizer, for text.
         num_windows: How many; ``None`` takes all.
         order: ``first`` for neighbouring windows that do not overlap, from
@@ -68,7 +69,7 @@ class TokenWindows(Dataset):
         else:
             splitter = _tokenizer(tokenizer, source)
             begin = splitter.bos if bos else None
-            need = seqlen * ((num_windows or 1) + skip)
+            need = seqlen * (num_windows + skip) if num_windows else None
             tokens = _encoded(source, splitter, need)
         if bos and begin is None:
             raise ValueError(
@@ -104,11 +105,13 @@ def _tokenizer(tokenizer: str | None, source: str) -> TextTokenizer:
     return load_tokenizer(tokenizer)
 
 
-def _encoded(source: str, tokenizer: TextTokenizer, need: int) -> np.ndarray:
+def _encoded(
+    source: str, tokenizer: TextTokenizer, need: int | None
+) -> np.ndarray:
     """The tokens of a text; of what has no end, at least ``need``."""
     if source == GENERATED:
         # A token has more than one letter, on the average.
-        return tokenizer.encode(generated_text(max(4 * need, 2**16)))
+        return tokenizer.encode(generated_text(max(4 * (need or 0), 2**16)))
     if source.startswith('hub:'):
         return _from_hub(source, tokenizer, need)
     path = Path(source).expanduser()
@@ -123,7 +126,10 @@ def _encoded(source: str, tokenizer: TextTokenizer, need: int) -> np.ndarray:
     return tokenizer.encode(text)
 
 
-def _from_hub(source: str, tokenizer: TextTokenizer, need: int) -> np.ndarray:
+def _from_hub(
+    source: str, tokenizer: TextTokenizer, need: int | None
+) -> np.ndarray:
+    """Enough documents of a data set; all of it as one text without need."""
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -131,9 +137,12 @@ def _from_hub(source: str, tokenizer: TextTokenizer, need: int) -> np.ndarray:
             f'{source} is read by the package datasets; pip install '
             'datasets, or give a text file'
         ) from error
-    rows = load_dataset(
-        *source.removeprefix('hub:').split(':'), split='train', streaming=True
-    )
+    name, *more = source.removeprefix('hub:').split(':')
+    split = more[1] if len(more) > 1 else 'train'
+    rows = load_dataset(name, *more[:1], split=split, streaming=True)
+    if need is None:
+        # As the papers join the lines of WikiText.
+        return tokenizer.encode('\n\n'.join(row['text'] for row in rows))
     parts, count = [], 0
     for row in rows:
         parts.append(tokenizer.encode(row['text']))

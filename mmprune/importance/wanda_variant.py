@@ -33,7 +33,7 @@ class WandaVariant:
         dim = input_dim(stats.kinds[name.rpartition('.')[0]])
         rows = scores.movedim(1 - dim, 0)
         flat = rows.reshape(len(rows), -1)
-        ordered, order = flat.sort(1, stable=True)
+        ordered, order = flat.sort(dim=1, stable=True)
         gone = ordered.double().cumsum(1)
         gone = gone / gone[:, -1:].clamp_min(torch.finfo(gone.dtype).tiny)
         parts = torch.empty_like(gone).scatter(1, order, gone)

@@ -12,7 +12,13 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..checkpoints.huggingface import check_folder
+from ..blocks import find_blocks
+from ..checkpoints.huggingface import (
+    check_folder,
+    file_names,
+    read_tensors,
+    weight_files,
+)
 from ..checkpoints.packed import is_packed, load_packed
 from ..registry import MODELS
 
@@ -245,3 +251,36 @@ def _one_sentence(source: Any):
             f'build: {first}; give a folder with config.json and '
             'safetensors, or a name of the hub'
         ) from error
+
+
+def build_streamed_causal_lm(source: str | Path) -> nn.Module:
+    """Returns a causal LM whose blocks have no weights yet.
+
+    All that is outside the blocks is loaded; they are on the ``meta`` device,
+    for a :class:`mmprune.pruners.stores.StreamedStore`.
+
+    Args:
+        source: Folder with safetensors.
+
+    Raises:
+        ValueError: If it has none, or tensors under unknown names.
+    """
+    from accelerate import init_empty_weights
+
+    check_folder(source)
+    files = weight_files(source)
+    with _one_sentence(source), init_empty_weights(include_buffers=False):
+        net = _create(str(source), 'auto', {})
+    blocks = find_blocks(net)
+    outside = {
+        name: file
+        for name, file in file_names(net, files).items()
+        if not any(name.startswith(f'{path}.') for path in blocks)
+    }
+    net.load_state_dict(
+        read_tensors(files, outside), strict=False, assign=True
+    )
+    net.tie_weights()
+    net.__class__ = causal_lm_class(type(net))
+    net.adopt(None)
+    return net.eval()

@@ -1,6 +1,7 @@
 """Zeroes weights block by block, each on what the blocks before it give."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ class LayerwisePruner:
     @property
     def needs(self) -> set[str]:
         """The statistics of inputs that are gathered."""
-        parts = (self.importance, self.reconstruct)
+        parts = (self.importance, self.reconstruct, self.ratios)
         return {need for part in parts if part for need in part.needs}
 
     def __call__(
@@ -109,9 +110,12 @@ class LayerwisePruner:
         blocks = find_blocks(model)
         names = self._names(model, blocks)
         store = store or MemoryStore(model, blocks, self.device)
-        store.open(0)
-        carried = catch_inputs(model, blocks, batches, loss_fn, store.device)
-        store.close(0)
+        carried = BlockInputs()
+        if self.needs:
+            store.open(0)
+            device = store.device
+            carried = catch_inputs(model, blocks, batches, loss_fn, device)
+            store.close(0)
         rows = store.finished({**self.describe(), 'data': carried.digest()})
         sparsities = self._sparsities(store, names, carried, rows)
         for number, path in enumerate(blocks):
@@ -205,13 +209,14 @@ class LayerwisePruner:
                 self._reconstruct(at, stats)
         del stats
         carried.carry(at.block, at.number, device, 1 if at.last else None)
-        error = (carried.hidden[0] - expected).float().norm()
-        zeros, total = _zeros(at.block, at.names)
+        layers = _layers(at.block, at.names)
+        zeros = sum(layer['zeros'] for layer in layers.values())
+        total = sum(math.prod(layer['shape']) for layer in layers.values())
         return dict(
-            sparsity=sum(zeros.values()) / max(sum(total.values()), 1),
+            sparsity=zeros / max(total, 1),
             asked=at.sparsity,
-            error=float(error / expected.float().norm().clamp_min(1e-30)),
-            layers={n: zeros[n] / total[n] for n in at.names},
+            error=_relative(carried.hidden, expected),
+            layers=layers,
         )
 
     def _masks(self, at: '_At', stats: Statistics) -> dict[str, Tensor]:
@@ -279,12 +284,14 @@ def _statistics(
     carried: BlockInputs,
     device: Any,
     needs: Iterable[str] = ('inputs',),
-) -> tuple[Statistics, Tensor]:
+) -> tuple[Statistics, Tensor | None]:
     """What the layers of a block read, and what it gives for batch 0."""
     stats = Statistics(
         tensors={n: t.detach() for n, t in named_tensors(block).items()},
         kinds={path: type(m) for path, m in block.named_modules()},
     )
+    if not carried.hidden:
+        return stats, None
     layers = watched_layers(block, names)
     sums = InputSums(layers, products='hessian' in needs, stop=True)
     with sums.watching():
@@ -299,10 +306,21 @@ def _statistics(
     return stats, expected
 
 
-def _zeros(
-    block: nn.Module, names: Iterable[str]
-) -> tuple[dict[str, int], dict[str, int]]:
+def _relative(hidden: list[Tensor], expected: Tensor | None) -> float | None:
+    """How far the output for batch 0 is from the dense block's."""
+    if expected is None:
+        return None
+    error = (hidden[0] - expected).float().norm()
+    return float(error / expected.float().norm().clamp_min(1e-30))
+
+
+def _layers(block: nn.Module, names: Iterable[str]) -> dict[str, dict]:
+    """Returns shape and zeros of each weight."""
     tensors = named_tensors(block)
-    total = {name: tensors[name].numel() for name in names}
-    zeros = {n: total[n] - int(tensors[n].count_nonzero()) for n in total}
-    return zeros, total
+    return {
+        name: dict(
+            shape=list(tensors[name].shape),
+            zeros=tensors[name].numel() - int(tensors[name].count_nonzero()),
+        )
+        for name in names
+    }

@@ -1,15 +1,20 @@
 """Where the blocks of a model are while they are pruned one by one."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..atomic_file import write_by, write_whole
-from ..checkpoints.huggingface import weight_files
+from ..atomic_file import write_whole
+from ..checkpoints.huggingface import (
+    file_names,
+    read_tensors,
+    save_tensors,
+    weight_files,
+)
 
 _PROGRESS = 'progress.json'
 
@@ -163,22 +168,11 @@ class StreamedStore:
 
     def open(self, number: int) -> nn.Module:
         """Returns a block with its weights, on the device."""
-        block, path = self.blocks[number], self.paths[number]
+        block, names = self.blocks[number], self._names(number)
+        files = self.files
         if number < len(self.kept.rows):
-            state = self.kept.read(number)
-        else:
-            names = {
-                name: self.names[f'{path}.{name}']
-                for name in block.state_dict()
-            }
-            state = read_tensors(self.files, names)
-        block.load_state_dict(state, assign=True)
-        for name, tensor in block.named_buffers():
-            if tensor.is_meta:
-                raise ValueError(
-                    f'{path}.{name} is in no file, so blocks of this model '
-                    'cannot be streamed; leave --low-memory out'
-                )
+            files = dict.fromkeys(names.values(), self.kept.file(number))
+        block.load_state_dict(read_tensors(files, names), assign=True)
         return block.to(self.device)
 
     def close(self, number: int, row: dict | None = None) -> None:
@@ -188,68 +182,17 @@ class StreamedStore:
             number: Which.
             row: What is known of it then.
         """
-        block = self.blocks[number]
+        block, names = self.blocks[number], self._names(number)
         if row is not None:
-            self.kept.keep(number, dict(block.to('cpu').state_dict()), row)
+            state = block.to('cpu').state_dict()
+            named = {names[name]: tensor for name, tensor in state.items()}
+            self.kept.keep(number, named, row)
         block.to('meta')
 
-
-def file_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Returns what the tensors of a model are called in files.
-
-    Args:
-        model: The model.
-        names: Those in the files, which may lack the prefix of the model
-            without its head.
-
-    Raises:
-        ValueError: If a tensor is in no file and not tied to one that is.
-    """
-    prefix = f'{getattr(model, "base_model_prefix", "")}.'
-    names = set(names)
-    found = {}
-    tied = set(getattr(model, 'all_tied_weights_keys', None) or ())
-    for name in model.state_dict():
-        for candidate in (name, name.removeprefix(prefix)):
-            if candidate in names:
-                found[name] = candidate
-                break
-        else:
-            if name not in tied:
-                raise ValueError(
-                    f'{name} is in no file of the model, or under a name '
-                    'that only transformers knows; leave --low-memory out'
-                )
-    return found
-
-
-def read_tensors(
-    files: Mapping[str, Path], names: Mapping[str, str]
-) -> dict[str, Tensor]:
-    """Returns tensors of safetensors files.
-
-    Args:
-        files: Name in a file -> the file.
-        names: New name -> name in a file.
-    """
-    from safetensors import safe_open
-
-    by_file: dict[Path, list[str]] = {}
-    for new, old in names.items():
-        by_file.setdefault(files[old], []).append(new)
-    found = {}
-    for path, wanted in by_file.items():
-        with safe_open(path, 'pt') as file:
-            found |= {new: file.get_tensor(names[new]) for new in wanted}
-    return found
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
-
-    plain = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in tensors.items()
-    }
-    write_by(path, lambda beside: save_file(plain, beside, {'format': 'pt'}))
+    def _names(self, number: int) -> dict[str, str]:
+        """What the tensors of a block are called in the files."""
+        path = self.paths[number]
+        return {
+            name: self.names[f'{path}.{name}']
+            for name in self.blocks[number].state_dict()
+        }
