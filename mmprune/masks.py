@@ -95,20 +95,15 @@ class WeightRegion:
     inside: Tensor
     fill: float = 0.0
 
-    def part(self, values: Tensor) -> Tensor:
-        """Returns what ``inside`` is about, in the same memory."""
-        return values
-
     def clear(self) -> None:
         """Writes the fill, in place."""
         if self.fill:
-            self.part(self.tensor.data).masked_fill_(self.inside, self.fill)
+            self.tensor.data.masked_fill_(self.inside, self.fill)
         else:
             self.zero(self.tensor.data)
 
     def zero(self, values: Tensor) -> None:
         """Zeroes the region in values of the tensor's shape, in place."""
-        values = self.part(values)
         # Not a product: an overflown gradient under AMP times 0 is NaN.
         kind = _INTEGERS.get(values.element_size())
         if values.device.type == 'cpu' and kind is not None:

@@ -70,9 +70,17 @@ def count_zeros(tensors: Iterable[Tensor]) -> tuple[int, int]:
 class ShardRegion(WeightRegion):
     """Single weights of what this rank holds of a tensor."""
 
-    def part(self, values: Tensor) -> Tensor:
-        """Returns this rank's part of the tensor, or of its gradient."""
-        return local(values)
+    def clear(self) -> None:
+        """Writes the fill into this rank's part, in place."""
+        if not self.fill:
+            super().clear()
+            return
+        mine = local(self.tensor.data)
+        WeightRegion(self.name, mine, self.inside, self.fill).clear()
+
+    def zero(self, values: Tensor) -> None:
+        """Zeroes the region in this rank's part of values, in place."""
+        super().zero(local(values))
 
 
 def shard_regions(

@@ -169,6 +169,9 @@ class MoreOptions:
         'stream blocks from the files into files; one is in memory',
         also=('--low_memory',),
     )
+    pack: bool = option(
+        False, 'write the sparse files to packed/ in --save_model too'
+    )
     force: bool = option(False, 'replace a folder at --save_model')
     trust_checkpoint: bool = options.trust_checkpoint()
 
@@ -185,11 +188,14 @@ def main(argv: list[str] | None = None) -> None:
         argv,
     )
     # PyTorch, which --help does without.
+    from mmprune.checkpoints.packed import pack_folder
     from mmprune.run.language_model import prune_model_folder
     from mmprune.run.workflow import check_device
 
     check_device(more.device)
     out = Path(asked.save_model) if asked.save_model else None
+    if more.pack and out is None:
+        raise ValueError('--pack goes with --save_model; name a folder')
     check_output(out, asked.model, more.force)
     report = Path(asked.save) if asked.save else None
     calibration, evaluation = data(asked, more)
@@ -212,6 +218,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f'wrote {report / "report.html"}')
     if out is not None:
         print(f'wrote {out}')
+    if more.pack:
+        sizes = pack_folder(out, out / 'packed')
+        print(
+            f'wrote {out / "packed"}: {sizes["packed"] / sizes["dense"]:.4f} '
+            'of the size'
+        )
 
 
 def pruner(asked: GuideOptions, more: MoreOptions) -> Any:
