@@ -6,15 +6,17 @@ from mmprune import compat
 
 if TYPE_CHECKING:
     from mmprune.checkpoints.loading import load_model
+    from mmprune.loops.sparse_trainer import SparseTrainer
     from mmprune.plan import PruningPlan
     from mmprune.pruning import prune
 
-__all__ = ['PruningPlan', 'load_model', 'prune']
+__all__ = ['PruningPlan', 'SparseTrainer', 'load_model', 'prune']
 
 # Name -> where it is. Imported when first asked for: every command imports
 # this package, and `--help` needs no PyTorch.
 _PLACES = {
     'PruningPlan': 'mmprune.plan',
+    'SparseTrainer': 'mmprune.loops.sparse_trainer',
     'load_model': 'mmprune.checkpoints.loading',
     'prune': 'mmprune.pruning',
 }

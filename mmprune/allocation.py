@@ -2,7 +2,7 @@
 rounds."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -262,6 +262,40 @@ def meet_budget(
     return keep
 
 
+def spread_sparsity(
+    worth: Sequence[float],
+    sizes: Sequence[int],
+    sparsity: float,
+    limit: float,
+) -> list[float]:
+    """Returns a sparsity for each part, lower where it is worth more.
+
+    Linear in the worth; the mean, weighted by size, is the sparsity, and the
+    most and the least worthy part differ by twice the limit.
+
+    Args:
+        worth: Of each part, in any unit.
+        sizes: Weights of each part.
+        sparsity: Of all parts together.
+        limit: Half of the largest difference.
+
+    Raises:
+        ValueError: If a part would lose less than nothing or all.
+    """
+    span = max(worth) - min(worth)
+    scaled = [2 * limit * (w - min(worth)) / (span or 1.0) for w in worth]
+    total = sum(sizes)
+    mean = sum(s * n for s, n in zip(scaled, sizes, strict=True)) / total
+    found = [sparsity + mean - s for s in scaled]
+    if min(found) < 0 or max(found) >= 1:
+        raise ValueError(
+            f'a sparsity of {sparsity:g} that differs by up to {limit:g} '
+            f'would be {min(found):.3f} in one part and {max(found):.3f} in '
+            'another; lower the limit'
+        )
+    return found
+
+
 def lowest(values: Tensor, count: int) -> Tensor:
     """Returns a boolean mask of exactly ``count`` lowest entries of ``[n]``.
 
@@ -327,16 +361,27 @@ def lowest_of_group(values: Tensor, count: int, size: int) -> Tensor:
     # so that all steps are contiguous.
     for start in range(0, len(groups), _PART):
         planes = groups[start : start + _PART].T.contiguous()
-        # How many of its group a place lets go first: at most all behind it.
-        before = torch.arange(size - 1, -1, -1, device=values.device)
-        before = before.to(torch.uint8)[:, None].repeat(1, planes.shape[1])
-        for first in range(size):
-            for second in range(first + 1, size):
-                ordered = planes[first] <= planes[second]
-                before[second] += ordered.view(torch.uint8)
-                before[first] -= ordered.view(torch.uint8)
-        mask[start : start + _PART] = (before < count).T
+        mask[start : start + _PART] = lowest_of_planes(planes, count).T
     return mask.view(values.shape)
+
+
+def lowest_of_planes(planes: Tensor, count: int) -> Tensor:
+    """Returns a mask of the ``count`` lowest of every column.
+
+    Args:
+        planes: Scores ``[size, n]``, a row for each place in a group.
+        count: How many to select in each column; of ties the first.
+    """
+    size = len(planes)
+    # How many of its group a place lets go first: at most all behind it.
+    before = torch.arange(size - 1, -1, -1, device=planes.device)
+    before = before.to(torch.uint8)[:, None].repeat(1, planes.shape[1])
+    for first in range(size):
+        for second in range(first + 1, size):
+            ordered = planes[first] <= planes[second]
+            before[second] += ordered.view(torch.uint8)
+            before[first] -= ordered.view(torch.uint8)
+    return before < count
 
 
 def _names(scores: dict[str, Tensor]) -> str:

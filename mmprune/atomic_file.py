@@ -30,7 +30,7 @@ def write_whole(path: str | Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    _replace(Path(path), write)
+    write_by(Path(path), write)
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
@@ -62,9 +62,9 @@ def point_to(link: str | Path, target: str | Path) -> None:
     """
     link, target = Path(link), Path(target)
     try:
-        _replace(link, lambda beside: beside.symlink_to(target.name))
+        write_by(link, lambda beside: beside.symlink_to(target.name))
     except (OSError, NotImplementedError):
-        _replace(link, lambda beside: shutil.copyfile(target, beside))
+        write_by(link, lambda beside: shutil.copyfile(target, beside))
 
 
 def remove_temporary(folder: str | Path) -> list[str]:
@@ -79,7 +79,32 @@ def remove_temporary(folder: str | Path) -> list[str]:
     return sorted(path.name for path in found)
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def write_folder(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Makes a folder in one step, with what ``write`` puts into it.
+
+    Args:
+        path: Where; a folder there is replaced when the new one is done.
+        write: Called with a folder to fill.
+    """
+    path = Path(path)
+    beside, old = (
+        path.with_name(f'{path.name}.{os.getpid()}.{end}')
+        for end in ('tmp', 'old')
+    )
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        write(beside)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    _flush_folder(path.parent)
+
+
+def write_by(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     beside.unlink(missing_ok=True)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from .allocation import lowest_overall
 from .groups import PruneGroup, matrix_names, named_tensors, unit_elements
+from .inputs import InputSums, watched_layers
 from .statistics import Statistics
 
 LossFn = Callable[[nn.Module, Any], Tensor]
-NEEDS = ('grad', 'activation', 'survivors')
+NEEDS = ('grad', 'activation', 'inputs', 'hessian', 'survivors')
 
 
 def calibrate(
@@ -54,9 +55,12 @@ def calibrate(
         raise ValueError(f'no statistic is called {sorted(unknown)}')
     if 'survivors' in needs:
         stats.survivors = surviving_weights(stats.tensors, groups, sparsity)
-    if 'grad' in needs or 'activation' in needs:
+    if needs - {'survivors'}:
         names = {s.tensor for g in groups for s in g.slices} | set(weights)
-        with _watched_outputs(model, groups, needs, stats):
+        with (
+            _watched_outputs(model, groups, needs, stats),
+            _watched_inputs(model, groups, weights, needs, stats),
+        ):
             _run(model, batches, loss_fn, names, needs, stats)
     if 'grad' in needs:
         _check_gradients(groups, weights, stats)
@@ -189,3 +193,23 @@ def _watched_outputs(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _watched_inputs(
+    model: nn.Module,
+    groups: list[PruneGroup],
+    weights: Sequence[str],
+    needs: set[str],
+    stats: Statistics,
+):
+    """Adds up what the layers read while it lasts."""
+    if not needs & {'inputs', 'hessian'}:
+        yield
+        return
+    read = {part.tensor for group in groups for part in group.consumers}
+    layers = watched_layers(model, sorted(read | set(weights)))
+    sums = InputSums(layers, products='hessian' in needs)
+    with sums.watching():
+        yield
+    stats.inputs, stats.hessian = sums.means(stats.num_batches)

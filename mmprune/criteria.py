@@ -9,10 +9,15 @@ CRITERIA = {
     'activation': dict(type='mmprune.Activation'),
     'remain': dict(type='mmprune.Remain'),
     'random': dict(type='mmprune.Random'),
+    'wanda': dict(type='mmprune.Wanda'),
+    'wanda_variant': dict(type='mmprune.WandaVariant'),
+    'ria': dict(type='mmprune.RIA'),
 }
 
 # They have nothing to say about a single weight.
 ONLY_UNITS = ('bn_scale', 'activation', 'remain')
+# They have nothing to say about a whole unit.
+ONLY_WEIGHTS = ('wanda_variant', 'ria')
 
 
 def criterion_config(name: str, seed: int = 0) -> dict:

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .groups import PruneGroup, Slice, named_tensors, unit_sums
 from .plan import PruningPlan
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +33,24 @@ class Region:
 
     def clear(self) -> None:
         """Writes the fill, in place."""
-        if self.fill or self.inside.shape == self.tensor.shape:
+        if self.fill:
             self.tensor.data.masked_fill_(self.inside, self.fill)
+        elif self.inside.shape == self.tensor.shape:
+            self.zero(self.tensor.data)
         else:
             # For columns twice as fast as masked_fill_, and this runs after
             # every step.
             self.tensor.data.mul_(self._kept)
 
-    def without(self, values: Tensor) -> Tensor:
-        """Returns values of the tensor's shape with zeros in the region."""
+    def zero(self, values: Tensor) -> None:
+        """Zeroes the region in values of the tensor's shape, in place."""
         # Not a product: an overflown gradient under AMP times 0 is NaN.
-        return values.masked_fill(self.inside, 0)
+        kind = _INTEGERS.get(values.element_size())
+        if values.device.type == 'cpu' and kind is not None:
+            # A tenth of the time of a boolean mask, twice in every step.
+            values.view(kind).bitwise_and_(self._kept_bits)
+        else:
+            values.masked_fill_(self.inside, 0)
 
     def pull(self, strength: float) -> None:
         """Adds ``strength`` x weight to the gradient, in place."""
@@ -68,6 +76,11 @@ class Region:
     @cached_property
     def _kept(self) -> Tensor:
         return (~self.inside).to(self.tensor.dtype)
+
+    @cached_property
+    def _kept_bits(self) -> Tensor:
+        """All bits of what is outside the region and none of the rest."""
+        return self.inside.to(torch.int8) - 1
 
 
 def unit_regions(
@@ -149,6 +162,11 @@ def clear(regions: Iterable[Region]) -> None:
     """Writes zeros (or the fill) into all regions, in place."""
     for region in regions:
         region.clear()
+
+
+def rewrite(tensor: Tensor, values: Tensor) -> None:
+    """Writes reconstructed values in the place of a weight's, in place."""
+    tensor.data.copy_(values)
 
 
 def norm(regions: Iterable[Region]) -> float:
@@ -237,44 +255,3 @@ def _along(tensor: Tensor, dim: int, values: Tensor) -> Tensor:
     shape = [1] * tensor.ndim
     shape[dim] = -1
     return values.view(shape).to(tensor.device)
-
-
-def pack_masks(
-    masks: Mapping[str, Tensor], fills: Mapping[str, float] | None = None
-) -> dict[str, dict]:
-    """Returns masks with one bit per element, safe in a checkpoint.
-
-    By name: ``shape`` (list), ``bits`` (bytes as a tensor), and ``fill``,
-    what takes the place of zero.
-    """
-    return {
-        name: dict(
-            shape=list(mask.shape),
-            bits=torch.from_numpy(np.packbits(mask.cpu().numpy())),
-            fill=(fills or {}).get(name, 0.0),
-        )
-        for name, mask in masks.items()
-    }
-
-
-def unpack_masks(
-    packed: Mapping[str, Mapping],
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Returns the masks and fills that :func:`pack_masks` packed.
-
-    Raises:
-        ValueError: If the data is not what it wrote.
-    """
-    masks, fills = {}, {}
-    for name, entry in packed.items():
-        try:
-            shape = tuple(entry['shape'])
-            bits = np.unpackbits(entry['bits'].cpu().numpy())
-            flat = torch.from_numpy(bits[: int(np.prod(shape))])
-            masks[name] = flat.bool().view(shape)
-            fills[name] = float(entry['fill'])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise ValueError(
-                f'the checkpoint has no readable mask of {name!r}: {error}'
-            ) from error
-    return masks, {name: fill for name, fill in fills.items() if fill}

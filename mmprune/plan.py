@@ -13,6 +13,8 @@ from .checkpoints.reading import load_checkpoint_file
 from .groups import PruneGroup
 
 _VERSION = 1
+# What it is called in the folder of a model.
+FOLDER_PLAN = 'pruning_plan.json'
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,14 @@ class PruningPlan:
 
     @classmethod
     def load(cls, path: str | Path) -> 'PruningPlan':
-        """Reads a plan from ``.json``, or from a checkpoint's ``meta``.
+        """Reads a plan from ``.json``, a model folder or a checkpoint.
 
         Raises:
             ValueError: If there is no plan in the file.
         """
         path = Path(path)
+        if path.is_dir():
+            path = path / FOLDER_PLAN
         if path.suffix != '.json':
             return cls.from_checkpoint(load_checkpoint_file(path), path)
         try:

@@ -14,11 +14,18 @@ def _child(parent: Registry, *places: str) -> Registry:
 
 
 HOOKS = _child(parents.HOOKS, 'hooks')
-MODELS = _child(parents.MODELS, 'models', 'models.timm_classifier')
+MODELS = _child(
+    parents.MODELS,
+    'models',
+    'models.huggingface_causal_lm',
+    'models.lora',
+    'models.timm_classifier',
+)
+MODEL_WRAPPERS = _child(parents.MODEL_WRAPPERS, 'models.sharded')
 TASK_UTILS = _child(
     parents.TASK_UTILS,
+    'families',
     'family',
-    'detection',
     'importance',
     'pruners',
     'schedule',

@@ -15,6 +15,10 @@ class Statistics:
         grad: Parameter name -> gradient of the mean calibration loss.
         activation: Name of a layer's weight -> power (1 or 2) -> mean of
             that power of the absolute output, one per output channel.
+        inputs: Name of a weight -> mean over windows of the summed squares of
+            each input, in a shape that multiplies the weight.
+        hessian: Name of a weight -> the same mean of products of two inputs,
+            times 2, ``[in, in]``.
         survivors: Name of a matrix -> which of its weights a global pruning
             of single weights by magnitude would keep.
         kinds: Module path -> class of the module, to tell norm layers.
@@ -24,6 +28,8 @@ class Statistics:
     tensors: dict[str, Tensor]
     grad: dict[str, Tensor] = field(default_factory=dict)
     activation: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    hessian: dict[str, Tensor] = field(default_factory=dict)
     survivors: dict[str, Tensor] = field(default_factory=dict)
     kinds: dict[str, type] = field(default_factory=dict)
     num_batches: int = 0

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .attention import SlimMultiheadAttention
 from .groups import named_tensors
+from .layers import is_conv1d
 from .plan import PruningPlan
 
 
@@ -165,3 +166,5 @@ def _refresh(m: nn.Module) -> None:
         m.num_embeddings, m.embedding_dim = m.weight.shape
     elif isinstance(m, nn.MultiheadAttention):
         SlimMultiheadAttention.take_over(m)
+    elif is_conv1d(type(m)):
+        m.nx, m.nf = m.weight.shape

@@ -18,7 +18,8 @@ from tiny_training import (
 )
 
 from mmprune.adapters import ffn_groups
-from mmprune.masks import mask_plan, unpack_masks
+from mmprune.masks import mask_plan
+from mmprune.packing import unpack_masks
 from mmprune.plan import PruningPlan
 from mmprune.pruners import (
     StructuredPruner,

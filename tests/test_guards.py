@@ -25,6 +25,7 @@ SHAPES = {
     'surgery:*': 'the place for it',
     'attention:*.take_over': 'the widths that surgery has given the weights',
     'compat/__init__:_replace_everywhere': 'functions of mmengine',
+    'models/semi_structured:to_semi_structured': 'the same, laid out anew',
 }
 UNPICKLES = {'mmprune/checkpoints/*:*': 'the place for it'}
 

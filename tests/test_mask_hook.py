@@ -17,7 +17,8 @@ from tiny_training import (
 from torch import nn
 
 from mmprune.checkpoints.reading import load_checkpoint_file
-from mmprune.masks import unpack_masks, weight_regions
+from mmprune.masks import weight_regions
+from mmprune.packing import unpack_masks
 from mmprune.sparsifying import Masking
 
 SEED = dict(type='mmprune.SeedHook')
@@ -213,17 +214,33 @@ def test_a_plan_of_another_model_is_refused(tmp_path, pruned):
         run(config(tmp_path, load_from=str(path), custom_hooks=[MASK]))
 
 
-def test_sharded_parameters_are_refused():
-    from mmprune.sparsifying.runner_parts import plain_model
+@HOOKS.register_module()
+class DisturbHook(Hook):
+    """Writes into a pruned weight when all other hooks are done."""
 
-    class MMFullyShardedDataParallel(nn.Module):
-        """Named as mmengine's."""
+    priority = 'VERY_LOW'
 
-    class Runner:
-        model = MMFullyShardedDataParallel()
+    def after_train_iter(self, runner, *args, **kwargs) -> None:
+        """Writes."""
+        runner.model.net[0].weight.data[0, 0] = 1
 
-    with pytest.raises(ValueError, match='splits them'):
-        plain_model(Runner())
+
+def test_a_weight_that_strays_is_found_after_training(tmp_path, pruned):
+    path, masks = pruned
+    assert not masks['net.0.weight'][0, 0]
+    hooks = [MASK, dict(type='DisturbHook')]
+    cfg = config(tmp_path / 'run', load_from=str(path), custom_hooks=hooks)
+    with pytest.raises(ValueError, match='1 weights of net.0.weight are prun'):
+        run(cfg)
+
+
+def test_the_sparsity_is_logged(tmp_path, pruned):
+    path, _ = pruned
+    runner = run(
+        config(tmp_path / 'run', load_from=str(path), custom_hooks=[MASK])
+    )
+    history = runner.message_hub.get_scalar('train/sparsity').data[0]
+    assert history.tolist() == [0.5] * 16
 
 
 def test_the_hook_comes_before_the_average():

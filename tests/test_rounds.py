@@ -235,7 +235,7 @@ def test_an_earlier_checkpoint_goes_on():
     )
     shapes = {k: torch.Size(v) for k, v in shapes.items()}
     found = renamed_state(state, shapes)
-    from mmprune.masks import unpack_masks
+    from mmprune.packing import unpack_masks
 
     pruned, _ = unpack_masks(found['growth']['pruned'])
     assert pruned['a'].tolist() == [False, True, False]

@@ -2,6 +2,14 @@
 
 from .cifar import CIFAR
 from .digits import Digits
+from .tokens import TokenWindows
 from .transforms import PadCrop, RandomMirror, ToTensor
 
-__all__ = ['CIFAR', 'Digits', 'PadCrop', 'RandomMirror', 'ToTensor']
+__all__ = [
+    'CIFAR',
+    'Digits',
+    'PadCrop',
+    'RandomMirror',
+    'ToTensor',
+    'TokenWindows',
+]

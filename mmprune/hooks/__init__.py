@@ -4,6 +4,7 @@ from .checkpoint_hook import CheckpointWriteError, SafeCheckpointHook
 from .export_hook import ExportHook
 from .gradual_pruning_hook import GradualPruningHook
 from .group_penalty_hook import GroupPenaltyHook
+from .lora_hook import LoraHook
 from .mask_hook import MaskHook
 from .needed_weights_hook import NeededWeightsHook, check_weights
 from .plan_hook import PlanHook
@@ -15,6 +16,7 @@ __all__ = [
     'ExportHook',
     'GradualPruningHook',
     'GroupPenaltyHook',
+    'LoraHook',
     'MaskHook',
     'NeededWeightsHook',
     'PlanHook',

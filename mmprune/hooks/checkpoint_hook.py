@@ -2,7 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -11,6 +12,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..atomic_file import point_to, remove_temporary, write_whole
+from ..models.sharded import FullyShardedModel, gathered_state, split_state
 from ..registry import HOOKS
 
 BACKEND = 'mmprune_atomic'
@@ -39,6 +41,7 @@ class SafeCheckpointHook(CheckpointHook):
     ``last_checkpoint`` names it, for ``resume=True``. Half-written files of
     killed runs are removed at the start of training. A folder that is not
     local, or an explicit ``backend_args``, is served as mmengine does.
+    A ``mmprune.FullyShardedModel`` is put together before it is written.
 
     Takes the arguments of ``CheckpointHook``.
     """
@@ -69,9 +72,55 @@ class SafeCheckpointHook(CheckpointHook):
             # old one leaves the old one, which the new one knows.
             self._remove(runner.message_hub.runtime_info.get(_STALE, ()))
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Splits the optimizer's state over the ranks of a sharded model."""
+        saved = checkpoint.get('optimizer')
+        if saved and isinstance(runner.model, FullyShardedModel):
+            optimizer = runner.optim_wrapper.optimizer
+            saved['state'] = split_state(saved['state'], optimizer)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Writes whole tensors where the ranks hold parts of them.
+
+        Raises:
+            ValueError: If it was not gathered.
+        """
+        if not isinstance(runner.model, FullyShardedModel):
+            return
+        if self._whole is None:
+            raise ValueError(
+                'a FullyShardedModel is put together by SafeCheckpointHook '
+                'alone; leave other checkpoint hooks out'
+            )
+        weights, state = self._whole
+        checkpoint['state_dict'].update(weights)
+        if 'optimizer' in checkpoint:
+            checkpoint['optimizer']['state'] = state
+
+    _whole: tuple[dict, dict] | None = None
+
+    @contextmanager
+    def _put_together(self, runner: Runner) -> Iterator[None]:
+        """Gathers a sharded model and its optimizer; all ranks come here."""
+        if not isinstance(runner.model, FullyShardedModel):
+            yield
+            return
+        state = {}
+        if self.save_optimizer:
+            state = gathered_state(runner.optim_wrapper.optimizer)
+        self._whole = runner.model.gathered(), state
+        try:
+            yield
+        finally:
+            self._whole = None
+
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict
     ) -> None:
+        with self._put_together(runner):
+            self._save_step(runner, step, meta)
+
+    def _save_step(self, runner: Runner, step: int, meta: dict) -> None:
         if not self._local:
             super()._save_checkpoint_with_step(runner, step, meta)
             return
@@ -100,7 +149,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            with self._put_together(runner):
+                super()._save_best_checkpoint(runner, metrics)
         except CheckpointWriteError:
             raise
         except OSError as error:

@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..calibration import calibrate
-from ..masks import unpack_masks
+from ..packing import unpack_masks
 from ..plan import PruningPlan
 from ..pruners import StructuredPruner, WeightPruner, prunable_weights
 from ..registry import HOOKS, TASK_UTILS

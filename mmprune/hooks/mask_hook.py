@@ -7,11 +7,19 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..groups import named_tensors
-from ..masks import read_zeros, unpack_masks, weight_regions
+from ..masks import read_zeros
+from ..packing import pack_masks, unpack_masks
 from ..plan import PruningPlan, checkpoint_plan
 from ..registry import HOOKS
-from ..sparsifying.masking import MASKS
-from ..sparsifying.runner_parts import masking_of, plain_model
+from ..shards import gathered, shard_regions
+from ..sparsifying.holding import (
+    check_zeros,
+    masking_in_training,
+    model_in_training,
+    sparse_weights,
+    sparsity_of,
+)
+from ..sparsifying.masking import MASKS, add_masks
 
 
 @HOOKS.register_module()
@@ -24,16 +32,26 @@ class MaskHook(Hook):
     exactly zero is not frozen by that. Weights, momentum and EMA stay
     sparse; gradients are masked before they are clipped or averaged.
 
+    The sparsity is logged as ``train/sparsity``, counted anew every
+    ``interval`` iterations; after training every pruned weight is asserted
+    to be zero. Works on one device, under DDP, and on the parts of a
+    ``mmprune.FullyShardedModel``.
+
     Args:
         names: Regular expressions on parameter names whose zeros are kept.
-            By default those that the plan in the checkpoint calls sparse.
+            By default those that the plan in the checkpoint calls sparse,
+            without a plan the matrices of which at least 1% is zero.
+        interval: Iterations between two counts of the zeros.
     """
 
     # Before EMAHook (NORMAL), which averages what is left here.
     priority = 'ABOVE_NORMAL'
 
-    def __init__(self, names: str | list[str] | None = None) -> None:
+    def __init__(
+        self, names: str | list[str] | None = None, interval: int = 50
+    ) -> None:
         self._patterns = [names] if isinstance(names, str) else names
+        self._interval = interval
         self._packed: dict = {}
         self._plan: dict | None = None
         self._sparse: list[str] = []
@@ -54,27 +72,40 @@ class MaskHook(Hook):
         """
         masks, fills = unpack_masks(self._packed)
         if not masks:
-            model = plain_model(runner)
-            masks = read_zeros(model, self._names(model))
-        self.masking = masking_of(runner)
-        self.masking.hold(lambda model: weight_regions(model, masks, fills))
-        zeros, total = self.masking.counts()
+            model = model_in_training(runner)
+            found = read_zeros(model, self._names(model))
+            masks = {name: gathered(mask) for name, mask in found.items()}
+        # Whole on every rank: what a rank holds are parts.
+        self._packed = pack_masks(masks, fills)
+        self.masking = masking_in_training(runner)
+        self.masking.hold(lambda model: shard_regions(model, masks, fills))
+        total = sum(mask.numel() for mask in masks.values())
+        zeros = total - sum(int(mask.sum()) for mask in masks.values())
         runner.logger.info(
             f'MaskHook keeps {zeros} of {total} weights in '
             f'{len(masks)} tensors at zero ({zeros / total:.2%})'
         )
+        self._sparsity = sparsity_of(self.masking)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Zeroes again what an optimizer may have moved."""
         self.masking.apply()
+        if self.every_n_train_iters(runner, self._interval):
+            self._sparsity = sparsity_of(self.masking)
+        runner.message_hub.update_scalar('train/sparsity', self._sparsity)
 
     def after_train(self, runner: Runner) -> None:
-        """Lets go of the gradients."""
+        """Lets go of the gradients.
+
+        Raises:
+            ValueError: If a pruned weight is not zero.
+        """
         self.masking.release()
+        check_zeros(self.masking)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the masks, and the plan that the run started from."""
-        self.masking.save(checkpoint)
+        add_masks(checkpoint, *unpack_masks(self._packed))
         if self._plan is not None:
             checkpoint['meta'].setdefault('pruning_plan', self._plan)
 
@@ -82,11 +113,12 @@ class MaskHook(Hook):
         if self._patterns is None:
             plan = getattr(model, 'pruning_plan', None)
             names = self._sparse or (list(plan.sparse) if plan else [])
+            names = names or sparse_weights(model)
             if not names:
                 raise ValueError(
                     'MaskHook: neither the checkpoint nor the model says '
-                    'which weights are sparse; load an unstructured-pruned '
-                    "checkpoint, or give names='.*'"
+                    'which weights are sparse, and none has zeros; load an '
+                    "unstructured-pruned checkpoint, or give names='.*'"
                 )
         else:
             names = _matching(model, self._patterns)

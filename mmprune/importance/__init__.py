@@ -11,15 +11,21 @@ from .bn_scale import BNScale
 from .magnitude import Magnitude
 from .random import Random
 from .remain import Remain
+from .ria import RIA
 from .saliency import Saliency
 from .taylor import Taylor
+from .wanda import Wanda
+from .wanda_variant import WandaVariant
 
 __all__ = [
     'Activation',
+    'RIA',
     'BNScale',
     'Magnitude',
     'Random',
     'Remain',
     'Saliency',
     'Taylor',
+    'Wanda',
+    'WandaVariant',
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_whole
-from ..masks import pack_masks
+from ..packing import pack_masks
 
 # What the words of an option mean, for those that take words.
 _WORDS: dict[str, dict] = {

@@ -183,11 +183,15 @@ class _Distilled:
 
     _distiller: Distiller
 
-    def forward(self, *args: Any, mode: str = 'tensor', **kwargs: Any) -> Any:
+    def forward(
+        self, *args: Any, mode: str | None = None, **kwargs: Any
+    ) -> Any:
         """Runs the student; in training the distillation terms come on top."""
         distiller = self._distiller
         if mode != 'loss' or not self.training or distiller.teacher is None:
-            return super().forward(*args, mode=mode, **kwargs)
+            # Without a mode a model of Hugging Face is what it always is.
+            asked = {} if mode is None else dict(mode=mode)
+            return super().forward(*args, **asked, **kwargs)
         expected = distiller.teacher_outputs(args, kwargs)
         with captured(self, distiller.modules) as found:
             losses = super().forward(*args, mode='loss', **kwargs)
@@ -205,8 +209,8 @@ class _Distilled:
 @MODELS.register_module(name='DistilledModel')
 def build_distilled_model(
     student: dict,
-    teacher_checkpoint: str,
-    terms: Sequence[dict],
+    teacher_checkpoint: str | None = None,
+    terms: Sequence[dict] = (),
     teacher: dict | None = None,
     trust: bool = False,
     **kwargs: Any,
@@ -219,7 +223,8 @@ def build_distilled_model(
 
     Args:
         student: Config of the student, usually a ``mmprune.PrunedModel``.
-        teacher_checkpoint: Weights of the teacher.
+        teacher_checkpoint: Weights of the teacher; none if its config names
+            them, as the folder of a language model.
         terms: What to imitate, each the arguments of a :class:`Term`.
         teacher: Config of the teacher; by default the dense model that the
             student was pruned from.
@@ -237,14 +242,20 @@ def build_distilled_model(
                 'mmprune.PrunedModel it is known'
             )
         teacher = student['model']
+    if teacher_checkpoint is None and not teacher.get('pretrained'):
+        raise ValueError(
+            'DistilledModel: the teacher has no weights; give '
+            'teacher_checkpoint, or a teacher with `pretrained`'
+        )
     if not terms:
         raise ValueError(
             'DistilledModel: there is nothing to imitate; give terms, as '
             "[dict(loss='kl', temperature=2.0)]"
         )
     dense = MODELS.build({**copy.deepcopy(teacher), **copy.deepcopy(kwargs)})
-    loaded = load_checkpoint_file(teacher_checkpoint, trust=trust)
-    load_weights(dense, loaded, teacher_checkpoint)
+    if teacher_checkpoint is not None:
+        loaded = load_checkpoint_file(teacher_checkpoint, trust=trust)
+        load_weights(dense, loaded, teacher_checkpoint)
     model = MODELS.build({**student, **kwargs})
     distiller = Distiller(dense, [Term(**term) for term in terms])
     for path in distiller.modules:

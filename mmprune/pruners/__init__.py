@@ -1,6 +1,9 @@
 """Pruners: from a model to a plan."""
 
+from .layerwise import LayerwisePruner
+from .outliers import OutlierRatios
 from .protection import protect, protect_frozen
+from .sparsegpt import SparseGPT
 from .structured import StructuredPruner
 from .verify import TOLERANCE, check_groups, masked_difference
 from .weights import WeightPruner, prunable_weights
@@ -8,6 +11,9 @@ from .zeros import plan_from_zeros
 
 __all__ = [
     'TOLERANCE',
+    'LayerwisePruner',
+    'OutlierRatios',
+    'SparseGPT',
     'StructuredPruner',
     'WeightPruner',
     'check_groups',

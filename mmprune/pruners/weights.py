@@ -16,12 +16,12 @@ from ..allocation import (
 from ..calibration import LossFn, calibrate
 from ..checks import check_choice, check_sparsity, parse_pattern
 from ..importance.magnitude import Magnitude
+from ..layers import input_dim, is_layer
 from ..masks import clear, weight_regions
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
 
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 _PACKED = ('in_proj_weight', 'q_proj_weight', 'k_proj_weight', 'v_proj_weight')
 
 
@@ -44,8 +44,10 @@ class WeightPruner:
         pattern: ``'2:4'`` keeps 2 of every 4 neighbouring weights along what
             a kernel reads: the input features of a linear layer, the input
             channels of a convolution. A layer whose number of inputs is no
-            multiple stays dense.
+            multiple stays dense, or its last few inputs, see ``tail``.
         protect: Regular expressions; weights whose name matches stay dense.
+        tail: What stays dense where a pattern does not divide the inputs:
+            the whole ``layer``, or the ``inputs`` that fill no group.
     """
 
     sparsity: float | None = None
@@ -53,6 +55,7 @@ class WeightPruner:
     scope: str = 'global'
     pattern: str | None = None
     protect: Sequence[str] = ()
+    tail: str = 'layer'
 
     def __post_init__(self) -> None:
         if isinstance(self.importance, dict):
@@ -65,6 +68,7 @@ class WeightPruner:
                 'Magnitude (l1, l2), Taylor or Random'
             )
         check_choice('scope', self.scope, ('global', 'layer', 'row'))
+        check_choice('tail', self.tail, ('layer', 'inputs'))
         if self.pattern is not None:
             kept, size = parse_pattern(self.pattern)
             implied = 1 - kept / size
@@ -180,14 +184,7 @@ class WeightPruner:
         weights = self._weights(model, names)
         if stats is None:
             stats = calibrate(model, (), self.importance.needs)
-        if 'grad' in self.importance.needs:
-            missing = [name for name in weights if name not in stats.grad]
-            if missing:
-                raise ValueError(
-                    f'{len(missing)} weights got no gradient, first '
-                    f'{missing[0]!r}; protect them, or choose a criterion '
-                    'without gradients'
-                )
+        _check_seen(weights, self.importance.needs, stats)
         scores = {
             name: self.importance.weights(name, stats).float()
             for name in weights
@@ -213,7 +210,7 @@ class WeightPruner:
             weights = {
                 name: weight
                 for name, weight in weights.items()
-                if weight.shape[_input_dim(model, name)] % size == 0
+                if self._fits(weight.shape[_input_dim(model, name)], size)
             }
         if not weights:
             raise ValueError(
@@ -222,6 +219,10 @@ class WeightPruner:
                 + (f' that {self.pattern} divides' if self.pattern else '')
             )
         return weights
+
+    def _fits(self, inputs: int, size: int) -> bool:
+        whole = inputs % size == 0
+        return whole if self.tail == 'layer' else inputs >= size
 
     def _masks(
         self, model: nn.Module, scores: dict[str, Tensor]
@@ -248,8 +249,11 @@ class WeightPruner:
         kept, size = parse_pattern(self.pattern)
         inputs = score.movedim(input_dim, -1)
         flat = inputs.reshape(-1, inputs.shape[-1])
-        mask = lowest_of_group(flat, size - kept, size).view(inputs.shape)
-        return mask.movedim(-1, input_dim)
+        whole = flat.shape[1] // size * size
+        mask = lowest_of_group(flat[:, :whole], size - kept, size)
+        if whole < flat.shape[1]:
+            mask = nn.functional.pad(mask, (0, flat.shape[1] - whole))
+        return mask.view(inputs.shape).movedim(-1, input_dim)
 
 
 def prunable_weights(
@@ -259,7 +263,7 @@ def prunable_weights(
     found, seen = {}, set()
     for path, module in model.named_modules():
         leaves = ()
-        if isinstance(module, _LAYERS):
+        if is_layer(module):
             leaves = ('weight',)
         elif isinstance(module, nn.MultiheadAttention):
             leaves = _PACKED
@@ -274,5 +278,19 @@ def prunable_weights(
 
 
 def _input_dim(model: nn.Module, name: str) -> int:
-    module = model.get_submodule(name.rpartition('.')[0])
-    return 0 if getattr(module, 'transposed', False) else 1
+    return input_dim(type(model.get_submodule(name.rpartition('.')[0])))
+
+
+def _check_seen(
+    weights: Mapping[str, Tensor], needs: set[str], stats: Statistics
+) -> None:
+    """Refuses weights of which the statistics say nothing."""
+    for need, what in (('grad', 'gradient'), ('inputs', 'inputs')):
+        found = getattr(stats, need)
+        missing = [name for name in weights if name not in found]
+        if need in needs and missing:
+            raise ValueError(
+                f'{len(missing)} weights got no {what}, first '
+                f'{missing[0]!r}; protect them, or choose a criterion '
+                f'that asks for none'
+            )

@@ -10,13 +10,8 @@ from mmengine.dist import broadcast
 from torch import Tensor, nn
 
 from ..groups import PruneGroup, named_tensors
-from ..masks import (
-    Region,
-    pack_masks,
-    unit_regions,
-    unpack_masks,
-    weight_regions,
-)
+from ..masks import Region, unit_regions, weight_regions
+from ..packing import pack_masks, unpack_masks
 from ..plan import PruningPlan
 from ..statistics import Statistics
 

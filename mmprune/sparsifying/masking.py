@@ -1,12 +1,13 @@
 """Holds regions of a model at zero: weights, gradients, momentum, EMA."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..masks import Region, clear, keep_masks, pack_masks, unpack_masks
+from ..masks import Region, clear, keep_masks
+from ..packing import pack_masks, unpack_masks
 
 MASKS = 'pruning_masks'
 
@@ -56,8 +57,7 @@ class Masking:
         for region in self.regions:
             self._clear_state(region)
             if gradients and region.tensor.requires_grad:
-                handle = region.tensor.register_hook(region.without)
-                self._handles.append(handle)
+                self._handles.append(_mask_gradient(region))
 
     def apply(self) -> None:
         """Puts the held weights back to their fill."""
@@ -69,30 +69,43 @@ class Masking:
             handle.remove()
         self._handles.clear()
 
-    def counts(self) -> tuple[int, int]:
-        """Returns how many weights are held, and of how many."""
-        masks = keep_masks(self.regions).values()
-        total = sum(mask.numel() for mask in masks)
-        return total - sum(int(mask.sum()) for mask in masks), total
-
     def save(self, checkpoint: dict) -> None:
         """Writes masks into a checkpoint, beside those of other hooks."""
-        masks, fills = unpack_masks(checkpoint.get(MASKS, {}))
-        for name, mask in keep_masks(self.regions).items():
-            mask = mask.cpu()
-            masks[name] = mask & masks[name] if name in masks else mask
-        fills |= {region.name: region.fill for region in self.regions}
-        checkpoint[MASKS] = pack_masks(masks, fills)
+        fills = {region.name: region.fill for region in self.regions}
+        add_masks(checkpoint, keep_masks(self.regions), fills)
 
     @torch.no_grad()
     def _clear_state(self, region: Region) -> None:
         """Clears gradients so far and whatever an optimizer remembers."""
         tensor = region.tensor
         if tensor.grad is not None:
-            tensor.grad = region.without(tensor.grad)
+            region.zero(tensor.grad)
         for optimizer in self._optimizers:
             # Asking the defaultdict would give it an entry.
             state = dict(optimizer.state).get(tensor, {})
-            for key, value in state.items():
+            for value in state.values():
                 if isinstance(value, Tensor) and value.shape == tensor.shape:
-                    state[key] = region.without(value)
+                    region.zero(value)
+
+
+def add_masks(
+    checkpoint: dict, masks: Mapping[str, Tensor], fills: Mapping[str, float]
+) -> None:
+    """Writes masks into a checkpoint, beside those of other hooks."""
+    known, filled = unpack_masks(checkpoint.get(MASKS, {}))
+    for name, mask in masks.items():
+        mask = mask.cpu()
+        known[name] = mask & known[name] if name in known else mask
+    checkpoint[MASKS] = pack_masks(known, {**filled, **fills})
+
+
+def _mask_gradient(region: Region) -> torch.utils.hooks.RemovableHandle:
+    """Has the gradient of a region's tensor masked whenever it comes."""
+
+    # Not the tensor's own hook: under FSDP2 it sees nothing, for the graph
+    # holds the gathered parameter, and what it is given may be in use
+    # elsewhere. This one comes before DDP and FSDP2 average, or just after.
+    def mask(tensor: Tensor) -> None:
+        region.zero(tensor.grad)
+
+    return region.tensor.register_post_accumulate_grad_hook(mask)

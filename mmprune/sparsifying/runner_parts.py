@@ -28,11 +28,12 @@ def plain_model(runner: Runner) -> nn.Module:
     """
     model = runner.model
     kinds = ' '.join(kind.__name__ for kind in type(model).__mro__)
-    if 'FullyShardedDataParallel' in kinds or 'DeepSpeed' in kinds:
+    if 'FullySharded' in kinds or 'DeepSpeed' in kinds:
         raise ValueError(
-            f'masks need whole parameters on every rank, and '
+            f'what is pruned here is chosen from whole parameters, and '
             f'{type(model).__name__} splits them; train with '
-            'MMDistributedDataParallel'
+            'MMDistributedDataParallel, or prune before and train with '
+            'mmprune.MaskHook and mmprune.FullyShardedModel'
         )
     return model.module if is_model_wrapper(model) else model
 

@@ -17,8 +17,11 @@ from torch.utils.data import DataLoader
 from ...checkpoints.reading import load_checkpoint_file
 from ...errors import UserError, blame
 from ...models import fitted, loaded_model
+from ...registry import MODEL_WRAPPERS
 from ..console import ConsoleRunner
 from .length import trains_by_epoch
+
+SHARDED = 'mmprune.FullyShardedModel'
 
 
 def data_problem(cfg: Config, key: str) -> str:
@@ -64,7 +67,24 @@ def _build_loader(cfg: Config, key: str) -> DataLoader:
     return Runner.build_dataloader(copy.deepcopy(cfg[key]), seed=0)
 
 
-class _KeepsConfig(ConsoleRunner):
+class _Shards(ConsoleRunner):
+    """A Runner that never has a whole sharded model on one device."""
+
+    def wrap_model(self, wrapper: dict | None, model: nn.Module) -> nn.Module:
+        """Leaves the model where it is: its parts move one by one."""
+        sharded = (wrapper or {}).get('type') == SHARDED
+        if not sharded or not self.distributed:
+            return super().wrap_model(wrapper, model)
+        return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=model))
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Reads a checkpoint of whole tensors into main memory."""
+        if (self.cfg.get('model_wrapper_cfg') or {}).get('type') == SHARDED:
+            kwargs['map_location'] = 'cpu'
+        super().resume(filename, *args, **kwargs)
+
+
+class _KeepsConfig(_Shards):
     """A Runner in the folder of its own config, which it must not replace:
     its version of it would name files by absolute paths."""
 
@@ -83,8 +103,9 @@ def runner_for(cfg: Config, model: nn.Module | None = None) -> Runner:
         model: Takes the place of the config's, with its weights.
     """
     cfg = copy.deepcopy(cfg)
-    if is_distributed() and not torch.cuda.is_available():
-        wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+    wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+    sharded = wrapper.get('type') == SHARDED
+    if is_distributed() and not torch.cuda.is_available() and not sharded:
         wrapper.setdefault('type', 'MMDistributedDataParallel')
         wrapper.setdefault('broadcast_buffers', False)
         wrapper.setdefault(
@@ -96,7 +117,7 @@ def runner_for(cfg: Config, model: nn.Module | None = None) -> Runner:
         cfg.experiment_name = f'{stem}_{time.time_ns()}'
     own = Path(cfg.filename or '').resolve()
     inside = own == Path(cfg.work_dir).resolve() / own.name
-    kind = _KeepsConfig if inside else ConsoleRunner
+    kind = _KeepsConfig if inside else _Shards
     if model is not None:
         kind = _holding(model, kind)
     with blame(f'{cfg.filename} cannot be run', cfg):

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmprune.checkpoints.loading import load_model
 from mmprune.checkpoints.writing import save_pruned
-from mmprune.detection.drawn import drawn_batch, trained_size
+from mmprune.families.drawn_picture import drawn_batch, trained_size
 from mmprune.family import build_family
 from mmprune.masks import mask_plan
 from mmprune.pruners import TOLERANCE, masked_difference

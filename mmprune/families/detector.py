@@ -16,7 +16,7 @@ from ..discovery.labels import tensors_in
 from ..family import Family
 from ..groups import PruneGroup
 from ..registry import TASK_UTILS
-from .drawn import drawn_batch, trained_size
+from .drawn_picture import drawn_batch, trained_size
 
 # Sides of the pictures on which groups are found and checked; a model that
 # does not run on the first gets the next. Only the coupling is read.

@@ -1,0 +1,38 @@
+"""Importance from weights and the inputs that they multiply."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..groups import PruneGroup, unit_sums
+from ..registry import TASK_UTILS
+from ..statistics import Statistics
+
+
+@TASK_UTILS.register_module()
+@dataclass(frozen=True)
+class Wanda:
+    r"""Size of a weight times the norm of the input that it reads.
+
+    :math:`|w_{ij}| \, \|x_j\|_2` with the norm over all calibration tokens;
+    Sun et al., "A Simple and Effective Pruning Approach for Large Language
+    Models", ICLR 2024, where the weights of one output compete
+    (``scope='row'``). A unit is worth the norm of this over the weights that
+    read it. Of a convolution the input channels count.
+    """
+
+    needs: ClassVar[set[str]] = {'inputs'}
+
+    def __call__(self, group: PruneGroup, stats: Statistics) -> Tensor | None:
+        """Returns ``[group.size]``, or ``None`` if no reader was run."""
+        sums = [
+            unit_sums(self.weights(s.tensor, stats).square(), s, group.size)
+            for s in group.consumers
+            if s.tensor in stats.inputs
+        ]
+        return sum(sums).sqrt() if sums else None
+
+    def weights(self, name: str, stats: Statistics) -> Tensor:
+        """Returns the importance of each weight of a tensor, in its shape."""
+        return stats.tensors[name].abs() * stats.inputs[name].sqrt()
