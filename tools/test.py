@@ -55,10 +55,9 @@ def main(argv: list[str] | None = None) -> dict:
         argv,
     )
     # PyTorch, which --help does without.
-    from mmprune.checkpoints.reading import (
-        load_checkpoint_file,
-        trust_checkpoints,
-    )
+    from mmprune.checkpoints.loading import load_checkpoint
+    from mmprune.checkpoints.reading import trust_checkpoints
+    from mmprune.family import use_checkpoint
     from mmprune.run import launch, training
 
     launch.set_local_rank(launching.local_rank)
@@ -67,9 +66,8 @@ def main(argv: list[str] | None = None) -> dict:
     amend(cfg, asked)
     cfg.launcher = launch.choose_launcher(launching.launcher, 1, log)
     trust_checkpoints(asked.trust_checkpoint)
-    checkpoint = load_checkpoint_file(
-        asked.checkpoint, trust=asked.trust_checkpoint
-    )
+    use_checkpoint(cfg, asked.checkpoint)
+    checkpoint = load_checkpoint(asked.checkpoint, asked.trust_checkpoint)
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
     launch.start(cfg.launcher, dist_cfg, log)
     return training.runner_with(cfg, checkpoint, asked.checkpoint).test()

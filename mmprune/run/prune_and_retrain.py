@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..checkpoints.reading import load_checkpoint_file, trust_checkpoints
+from ..checkpoints.loading import load_checkpoint
+from ..checkpoints.reading import trust_checkpoints
+from ..family import use_checkpoint
 from . import folder as run_folder
 from . import launch, report_html, training, workflow
 from .cli import ProgressBar, load_config, stoppable
@@ -44,6 +46,7 @@ def prune_and_retrain(
     folder = Path(run.output_dir)
     run_folder.check_output(folder, run.force or run.resume)
     cfg = load_config(run.config, run.cfg_options)
+    use_checkpoint(cfg, run.checkpoint)
     with stoppable(lambda: how_to_go_on(training_options, folder)):
         dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
         team = launch.start(launcher, dist_cfg, log)
@@ -175,7 +178,7 @@ class Run:
         if self.team.world_size == 1:
             return
         for name, path in self.pruned.items():
-            found = training.digest(load_checkpoint_file(path))
+            found = training.digest(load_checkpoint(path))
             self.team.same(found, f'{name} model')
             self.log(
                 f'{name}: {self.team.world_size} ranks hold the same plan and '

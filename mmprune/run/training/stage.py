@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ...atomic_file import save_checkpoint
-from ...checkpoints.reading import load_checkpoint_file
+from ...checkpoints.loading import load_checkpoint
 from ..options import TrainingOptions
 from .distill import distilled
 from .length import Length, asked_steps
@@ -80,7 +80,7 @@ def check(
     epoch_length, dataset_meta = prepare_data(cfg)
     first = 0
     if recipe_of(options).carry_on:
-        meta = load_checkpoint_file(dense).get('meta')
+        meta = load_checkpoint(dense).get('meta')
         key = 'epoch' if by_epoch else 'iter'
         count = meta.get(key) if isinstance(meta, dict) else None
         first = count if isinstance(count, int) else 0
@@ -110,7 +110,7 @@ def prepare(
     Raises:
         ValueError: If a training with other options is to be resumed.
     """
-    checkpoint = load_checkpoint_file(pruned)
+    checkpoint = load_checkpoint(pruned)
     sparse = bool(checkpoint['meta']['pruning_plan'].get('sparse'))
     cfg = _config(stage, sparse, folder, log)
     path = folder / Path(cfg.filename).name
@@ -129,7 +129,7 @@ def prepare(
     save_checkpoint(start, folder / START)
     write_config(cfg, folder)
     if stage.recipe.carry_on:
-        dense = load_checkpoint_file(stage.dense)
+        dense = load_checkpoint(stage.dense)
         state, reason = carried_state(dense, stage.cfg, checkpoint)
         if reason:
             log(f'the optimizer starts afresh: {reason}')
