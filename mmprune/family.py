@@ -142,6 +142,19 @@ class Family:
             return next(iter(_loader(loader, self.cfg)))
 
 
+def use_checkpoint(cfg: Config, checkpoint: str | Path) -> None:
+    """Lets a config take from a checkpoint what it leaves open, in place.
+
+    Only families of which a checkpoint says what the model is do that.
+
+    Raises:
+        ValueError: If the checkpoint does not say it.
+    """
+    pruning = cfg.get('pruning')
+    kind = TASK_UTILS.get(pruning.type) if pruning is not None else None
+    getattr(kind, 'use_checkpoint', lambda *_: None)(cfg, checkpoint)
+
+
 def build_family(cfg: Config) -> Any:
     """Returns what the config's ``pruning`` names; it has read no data.
 

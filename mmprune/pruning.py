@@ -13,8 +13,11 @@ from .adapters import (
     deformable_groups,
     distilbert_groups,
     ffn_groups,
+    gpt2_groups,
+    gpt_neox_groups,
     llama_groups,
     mha_groups,
+    opt_groups,
     vit_groups,
 )
 from .cost import cost_table
@@ -30,6 +33,9 @@ ADAPTERS = (
     vit_groups,
     distilbert_groups,
     llama_groups,
+    opt_groups,
+    gpt2_groups,
+    gpt_neox_groups,
     deformable_groups,
     mha_groups,
     ffn_groups,

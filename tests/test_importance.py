@@ -7,6 +7,7 @@ from torch import nn
 from mmprune.calibration import calibrate, surviving_weights
 from mmprune.groups import PruneGroup, Slice
 from mmprune.importance import (
+    RIA,
     Activation,
     BNScale,
     Magnitude,
@@ -14,6 +15,8 @@ from mmprune.importance import (
     Remain,
     Saliency,
     Taylor,
+    Wanda,
+    WandaVariant,
 )
 from mmprune.registry import TASK_UTILS
 from mmprune.statistics import Statistics
@@ -299,3 +302,96 @@ def test_single_weights_are_scored_one_by_one():
             lambda net, x: net[1].weight.sum(),
             weights=['0.weight'],
         )
+
+
+def read(values, weight, kind=nn.Linear):
+    """Statistics of a layer whose inputs have these squares."""
+    found = Statistics(tensors={'fc.weight': weight}, kinds={'fc': kind})
+    shape = (-1, 1) if kind is not nn.Linear else (1, -1)
+    found.inputs['fc.weight'] = torch.tensor(values).view(shape)
+    return found
+
+
+def test_wanda_multiplies_a_weight_by_the_norm_of_its_input():
+    weight = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    found = Wanda().weights('fc.weight', read([9.0, 4.0], weight))
+    assert found.tolist() == [[3.0, 4.0], [9.0, 8.0]]
+
+
+def test_wanda_scores_a_unit_by_the_weights_that_read_it():
+    net = model()
+    found = calibrate(
+        net,
+        [GROUP],
+        {'inputs'},
+        [torch.tensor([[1.0, 0.0]])],
+        lambda m, x: m(x).sum(),
+    )
+    # The first layer gives 103 and 101; they are read by -2 and 6.
+    assert Wanda()(GROUP, found).tolist() == [206.0, 606.0]
+
+
+def test_the_variant_is_the_part_of_a_row_that_is_gone():
+    weight = torch.tensor([[1.0, -2.0, 5.0], [1.0, 1.0, 2.0]])
+    found = WandaVariant().weights('fc.weight', read([1.0] * 3, weight))
+    assert found.tolist() == [[0.125, 0.375, 1.0], [0.25, 0.5, 1.0]]
+
+
+def test_the_variant_prunes_what_a_common_alpha_does():
+    """With bisection as in the paper, at the sparsity that it ends with."""
+    weight = torch.randn(40, 30)
+    score = WandaVariant().weights('fc.weight', read([1.0] * 30, weight))
+    ordered, order = weight.abs().sort(dim=1)
+    parts = ordered.cumsum(1) / ordered.sum(1, keepdim=True)
+    low, high, alpha = 0.0, 0.8, 0.4
+    while True:
+        gone = parts <= alpha
+        sparsity = gone.float().mean().item()
+        if abs(sparsity - 0.5) <= 0.001 or high - low < 0.001:
+            break
+        low, high = (low, alpha) if sparsity > 0.5 else (alpha, high)
+        alpha = (low + high) / 2
+    theirs = torch.zeros_like(gone).scatter(1, order, gone)
+    ours = torch.zeros(1200, dtype=torch.bool)
+    ours[score.flatten().argsort()[: int(theirs.sum())]] = True
+    assert torch.equal(ours.view(40, 30), theirs)
+
+
+def test_ria_adds_the_parts_of_row_and_column():
+    weight = torch.tensor([[1.0, -3.0], [3.0, 1.0]])
+    found = RIA().weights('fc.weight', read([16.0, 1.0], weight))
+    # (1/4 + 1/4) * 2 and (3/4 + 3/4) * 1 in the first row.
+    assert found.tolist() == [[1.0, 1.5], [3.0, 0.5]]
+
+
+@pytest.mark.parametrize('criterion', [Wanda(), WandaVariant(), RIA()])
+def test_a_transposed_weight_has_transposed_scores(criterion):
+    """GPT-2 holds weights as [in, out]."""
+
+    class Conv1D(nn.Module):
+        pass
+
+    weight, squares = torch.randn(5, 3), [1.0, 4.0, 9.0]
+    rows = criterion.weights('fc.weight', read(squares, weight))
+    turned = read(squares, weight.T.contiguous(), Conv1D)
+    assert torch.allclose(criterion.weights('fc.weight', turned), rows.T)
+
+
+def test_ria_without_a_power_is_refused():
+    with pytest.raises(ValueError, match='power is at least 0'):
+        RIA(power=-1)
+
+
+def test_inputs_of_grouped_convolutions_are_those_of_their_rows():
+    net = nn.Sequential(nn.Conv2d(4, 2, 1, groups=2, bias=False))
+    found = calibrate(
+        net,
+        [],
+        {'inputs'},
+        [torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)],
+        lambda m, x: m(x).sum(),
+        weights=['0.weight'],
+    )
+    assert found.inputs['0.weight'].flatten(1).tolist() == [
+        [1.0, 4.0], [9.0, 16.0],
+    ]  # fmt: skip

@@ -32,6 +32,35 @@ GPT2 = dict(
     bos_token_id=1,
     eos_token_id=2,
 )
+OPT = dict(
+    model_type='opt',
+    hidden_size=16,
+    word_embed_proj_dim=16,
+    ffn_dim=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    **SMALL,
+)
+NEOX = dict(
+    model_type='gpt_neox',
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    **SMALL,
+)
+TIED = dict(LLAMA, tie_word_embeddings=True)
+QWEN = dict(LLAMA, model_type='qwen2')
+MISTRAL = dict(LLAMA, model_type='mistral')
+ARCHITECTURES = dict(
+    llama=LLAMA,
+    tied=TIED,
+    qwen2=QWEN,
+    mistral=MISTRAL,
+    opt=OPT,
+    gpt2=GPT2,
+    neox=NEOX,
+)
 
 
 def dense(settings: dict = LLAMA, seed: int = 3) -> nn.Module:

@@ -8,6 +8,8 @@ import torch
 import torchvision
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     LlamaConfig,
@@ -17,8 +19,11 @@ from transformers import (
 from mmprune.adapters import (
     distilbert_groups,
     ffn_groups,
+    gpt2_groups,
+    gpt_neox_groups,
     llama_groups,
     mha_groups,
+    opt_groups,
     traced_groups,
     vit_groups,
 )
@@ -140,6 +145,49 @@ def llama() -> Case:
     return _case(model, lambda m: m(input_ids=ids).logits, llama_groups)
 
 
+def _language(settings: dict, find: Callable) -> Case:
+    ids = torch.arange(20).view(2, 10)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**settings, vocab_size=50)
+    )
+    return _case(model, lambda m: m(input_ids=ids).logits, find)
+
+
+def opt() -> Case:
+    """An OPT, whose query, key and value have biases."""
+    settings = dict(
+        model_type='opt',
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+    )
+    return _language(settings, opt_groups)
+
+
+def gpt2() -> Case:
+    """A GPT-2, whose weights are transposed and whose qkv is fused."""
+    settings = dict(
+        model_type='gpt2', n_embd=32, n_layer=2, n_head=4, n_positions=16
+    )
+    return _language(settings, gpt2_groups)
+
+
+def gpt_neox() -> Case:
+    """A GPT-NeoX, whose qkv is fused head by head."""
+    settings = dict(
+        model_type='gpt_neox',
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+    )
+    return _language(settings, gpt_neox_groups)
+
+
 class Attention(nn.Module):
     """``nn.MultiheadAttention`` under a name, as in a detector."""
 
@@ -194,6 +242,9 @@ CASES = {
         vit,
         distilbert,
         llama,
+        opt,
+        gpt2,
+        gpt_neox,
         mha,
         mha_separate,
         encoder,

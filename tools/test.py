@@ -55,11 +55,10 @@ def main(argv: list[str] | None = None) -> dict:
         argv,
     )
     # PyTorch, which --help does without.
+    from mmprune.checkpoints.loading import load_checkpoint
     from mmprune.checkpoints.normalization import compare_normalization
-    from mmprune.checkpoints.reading import (
-        load_checkpoint_file,
-        trust_checkpoints,
-    )
+    from mmprune.checkpoints.reading import trust_checkpoints
+    from mmprune.family import use_checkpoint
     from mmprune.run import launch, training
     from mmprune.run.folder import begun, check_output
 
@@ -70,9 +69,8 @@ def main(argv: list[str] | None = None) -> dict:
     check_output(Path(cfg.work_dir), '--work-dir', allowed=True)
     cfg.launcher = launch.choose_launcher(launching.launcher, 1, log)
     trust_checkpoints(asked.trust_checkpoint)
-    checkpoint = load_checkpoint_file(
-        asked.checkpoint, trust=asked.trust_checkpoint
-    )
+    use_checkpoint(cfg, asked.checkpoint)
+    checkpoint = load_checkpoint(asked.checkpoint, asked.trust_checkpoint)
     meta = checkpoint.get('meta')
     compare_normalization(cfg, meta, asked.checkpoint, log)
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..checkpoints.huggingface import check_folder
 from ..family import Family
 from ..registry import DATASETS, TASK_UTILS
 
@@ -33,6 +34,8 @@ class CausalLMFamily(Family):
         calibration: Config of the data set of windows that criteria see, as
             ``dict(type='mmprune.TokenWindows', ...)``.
         batch_size: Windows in a batch of it.
+        weights: Config of the pruner of single weights, without sparsity and
+            pattern, which options give; by default Wanda's, block by block.
     """
 
     def __init__(
@@ -41,9 +44,24 @@ class CausalLMFamily(Family):
         adapters: Sequence[str] = ('mmprune.llama_groups',),
         calibration: dict | None = None,
         batch_size: int = 1,
+        weights: dict | None = None,
     ) -> None:
         super().__init__(cfg, adapters)
         self.calibration, self.batch_size = calibration, batch_size
+        self.weights = weights or dict(type='mmprune.LayerwisePruner')
+
+    def weight_pruner(
+        self, sparsity: float | None, pattern: str | None, protect: Sequence
+    ) -> Any:
+        """Returns what zeroes single weights of the model.
+
+        Args:
+            sparsity: The fraction, without a pattern.
+            pattern: As of :class:`mmprune.pruners.WeightPruner`.
+            protect: Regular expressions of weights that stay dense.
+        """
+        asked = dict(sparsity=sparsity, pattern=pattern, protect=protect)
+        return TASK_UTILS.build({**self.weights, **asked})
 
     @classmethod
     def use_checkpoint(cls, cfg: Config, checkpoint: str | Path) -> None:
@@ -57,9 +75,10 @@ class CausalLMFamily(Family):
             checkpoint: Folder or hub name of the model, or any checkpoint of
                 a config that names its model.
         """
-        if not Path(checkpoint).is_file():
-            cfg.model.pretrained = str(checkpoint)
-        source = cfg.model.get('pretrained') or cfg.model.get('config')
+        if not Path(checkpoint).is_file() and not cfg.model.get('config'):
+            check_folder(checkpoint)
+            cfg.model.config = str(checkpoint)
+        source = cfg.model.get('config')
         for dataset in _datasets(cfg):
             if dataset.get('tokenizer') is None and isinstance(source, str):
                 dataset.tokenizer = source

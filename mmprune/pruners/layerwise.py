@@ -129,6 +129,8 @@ class LayerwisePruner:
             at = _At(block, number, names[number], sparsities[number], last)
             row = self._prune(at, carried, store.device)
             row['seconds'] = time.perf_counter() - started
+            if not rows and self.ratios is not None:
+                row['sparsities'] = sparsities  # for a pass that goes on
             rows.append(dict(block=path, **row))
             store.close(number, rows[-1])
             progress(f'{path}: {row["sparsity"]:.2%} zero')
@@ -290,7 +292,7 @@ def _statistics(
         tensors={n: t.detach() for n, t in named_tensors(block).items()},
         kinds={path: type(m) for path, m in block.named_modules()},
     )
-    if not carried.hidden:
+    if not carried.hidden or not names:
         return stats, None
     layers = watched_layers(block, names)
     sums = InputSums(layers, products='hessian' in needs, stop=True)
@@ -301,8 +303,7 @@ def _statistics(
             # What the last layers give is nobody's input here.
             with contextlib.suppress(AllSeen):
                 carried.outputs(block, number, batch, device)
-    if names:
-        stats.inputs, stats.hessian = sums.means(carried.windows)
+    stats.inputs, stats.hessian = sums.means(carried.windows)
     return stats, expected
 
 

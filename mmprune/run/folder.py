@@ -15,6 +15,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..atomic_file import save_json, write_whole
+from ..checkpoints.model_folder import ARGS, save_model_folder
 from ..checkpoints.writing import (
     name_imports,
     pruned_model_config,
@@ -37,6 +38,8 @@ _TRAINING_FILES = (
     rf'{_CHECKPOINT}|latest\.pth|last_checkpoint|rounds\.json|pruned\.pth|'
     r'plan\.json|report\.(json|html)'
 )
+# A `checkpoint_format` of a config: models are folders of Hugging Face.
+FOLDERS = 'huggingface'
 # Options that change how a run is done and not what comes out.
 _FREE = ('device', 'latency_runs', 'trust_checkpoint')
 
@@ -267,7 +270,12 @@ def write(
     try:
         for name, model in models.items():
             path = beside / names[name]
-            save_pruned(model, plans[name], path, cfg, meta)
+            if cfg.get('checkpoint_format') == FOLDERS:
+                base = str(cfg.model.config)
+                facts = dict(base_model=base, method=name)
+                save_model_folder(model, plans[name], path, facts, base)
+            else:
+                save_pruned(model, plans[name], path, cfg, meta)
             if VARIANTS[name].plan:
                 plans[name].save(beside / VARIANTS[name].plan)
                 text = pruned_config(cfg, path.name)
@@ -290,8 +298,11 @@ def write(
 def checkpoint_names(cfg: Config) -> dict[str, str]:
     """Returns how the checkpoints of a config's model are called."""
     family = cfg.get('family', Path(cfg.filename).stem)
+    folders = cfg.get('checkpoint_format') == FOLDERS
     return {
-        name: f'{family}_{variant.ending}'
+        name: f'{family}_{variant.ending}'.removesuffix(
+            '.pth' if folders else ''
+        )
         for name, variant in VARIANTS.items()
     }
 
@@ -312,7 +323,7 @@ def _pruning_files() -> str:
     endings, plans, variants = [], [], '|'.join(map(re.escape, VARIANTS))
     for variant in VARIANTS.values():
         stem = re.escape(Path(variant.ending).stem)
-        endings.append(f'(.+_)?{stem}\\.(pth|py)')
+        endings.append(f'(.+_)?{stem}(\\.(pth|py))?')
         plans += [re.escape(variant.plan)] * bool(variant.plan)
     return '|'.join(
         [
@@ -329,7 +340,7 @@ def _remove_older(folder: Path) -> None:
     (folder / 'report.json').unlink(missing_ok=True)
     for path in files_of_run(folder, 'pruning'):
         if path.is_dir():
-            if (path / 'start.pth').exists():
+            if (path / 'start.pth').exists() or (path / ARGS).exists():
                 shutil.rmtree(path)
         else:
             path.unlink()
@@ -347,10 +358,14 @@ def pruned_config(cfg: Config, checkpoint: str) -> str:
     """
     cfg = copy.deepcopy(cfg)
     beside = '{{ fileDirname }}/' + checkpoint
-    cfg.model = pruned_model_config(
-        cfg.model.to_dict(), beside, cfg.get('data_preprocessor')
-    )
-    cfg.load_from = beside
+    if cfg.get('checkpoint_format') == FOLDERS:
+        # Such a folder says itself what model it holds.
+        cfg.model.config, cfg.model.pretrained = None, beside
+    else:
+        cfg.model = pruned_model_config(
+            cfg.model.to_dict(), beside, cfg.get('data_preprocessor')
+        )
+        cfg.load_from = beside
     cfg.custom_hooks = [
         *cfg.get('custom_hooks', []),
         dict(type='mmprune.PlanHook'),

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from ..checkpoints.loading import load_checkpoint
 from ..checkpoints.normalization import compare_normalization
-from ..checkpoints.reading import load_checkpoint_file, trust_checkpoints
+from ..checkpoints.reading import trust_checkpoints
+from ..family import use_checkpoint
 from . import folder as run_folder
 from . import launch, report_html, training, workflow
 from .cli import ProgressBar, load_config, stoppable
@@ -49,6 +51,7 @@ def prune_and_retrain(
     trust_checkpoints(pruning.trust_checkpoint)
     folder, trains = Path(run.output_dir), training_options.fine_tune
     cfg = load_config(run.config, run.cfg_options)
+    use_checkpoint(cfg, run.checkpoint)
     allowed = run.force or run.resume or run.dry_run
     if trains and not allowed:
         allowed = is_untrained(run, pruning, cfg, training_options)
@@ -220,7 +223,7 @@ class Run:
         if self.team.world_size == 1:
             return
         for name, path in self.pruned.items():
-            found = training.digest(load_checkpoint_file(path))
+            found = training.digest(load_checkpoint(path))
             self.team.same(found, f'{name} model')
             self.log(
                 f'{name}: {self.team.world_size} ranks hold the same plan and '

@@ -94,14 +94,21 @@ def zero_weights(
     """Makes the model in which single weights are zero."""
     progress('zeroing weights')
     model = copy.deepcopy(dense.model)
-    name = options.weight_importance()
-    pruner = WeightPruner(
-        None if options.pattern else options.sparsity,
-        importance=criterion_config(name, options.seed),
-        scope=options.scope,
-        pattern=options.pattern,
-        protect=protected(options, dense.groups),
-    )
+    protect = protected(options, dense.groups)
+    sparsity = None if options.pattern else options.sparsity
+    make = getattr(dense.family, 'weight_pruner', None)
+    if make is not None:
+        pruner = make(sparsity, options.pattern, protect)
+    else:
+        pruner = WeightPruner(
+            sparsity,
+            importance=criterion_config(
+                options.weight_importance(), options.seed
+            ),
+            scope=options.scope,
+            pattern=options.pattern,
+            protect=protect,
+        )
     plan = pruner(model, **_data(pruner, dense.family))
     return Pruned(model, plan, dense.groups)
 
@@ -146,7 +153,8 @@ def chosen(mode: str) -> dict[str, Variant]:
 
 def _data(pruner: Any, family: Any) -> dict[str, Any]:
     """Returns calibration data for a criterion that needs it."""
-    if not {'grad', 'activation'} & pruner.importance.needs:
+    needs = getattr(pruner, 'needs', None) or pruner.importance.needs
+    if not needs - {'survivors'}:
         return {}
 
     def loss(model: nn.Module, batch: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..checkpoints.reading import load_checkpoint_file
+from ..checkpoints.loading import load_checkpoint
 from ..cost import cost_row, cost_table, measure_latencies
 from ..cost_table import CostTable
 from ..errors import blame
@@ -43,7 +43,7 @@ def load_dense(cfg: Config, path: Path, options: PruningOptions) -> tuple:
     Raises:
         ValueError: If the checkpoint is unreadable, pruned or does not fit.
     """
-    checkpoint = load_checkpoint_file(path, trust=options.trust_checkpoint)
+    checkpoint = load_checkpoint(path, options.trust_checkpoint)
     if checkpoint_plan(checkpoint) is not None:
         raise ValueError(
             f'{path} has been pruned before; give the dense checkpoint and '

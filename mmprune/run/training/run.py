@@ -14,7 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ...checkpoints.reading import load_checkpoint_file
+from ...checkpoints.loading import load_checkpoint
 from ...errors import UserError, blame
 from ...models import fitted, loaded_model
 from ...registry import MODEL_WRAPPERS
@@ -191,7 +191,7 @@ def trained(folder: Path) -> Path:
 
 
 def _is_finished(path: Path, train_cfg: dict) -> bool:
-    meta = load_checkpoint_file(path)['meta']
+    meta = load_checkpoint(path)['meta']
     if trains_by_epoch(train_cfg):
         return int(meta.get('epoch', 0)) >= train_cfg.max_epochs
     return int(meta.get('iter', 0)) >= train_cfg.max_iters
@@ -206,7 +206,7 @@ def evaluate(
         cfg.pop(key, None)
     cfg.pop('param_scheduler', None)
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
-    runner = runner_with(cfg, load_checkpoint_file(checkpoint), checkpoint)
+    runner = runner_with(cfg, load_checkpoint(checkpoint), checkpoint)
     return {
         name: float(value)
         for name, value in runner.test().items()

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS, init_default_scope
 from torch import nn
 
 from ...atomic_file import save_checkpoint
-from ...checkpoints.reading import load_checkpoint_file
+from ...checkpoints.loading import load_checkpoint
 from ...errors import blame
 from ..folder import forget_training
 from ..options import TrainingOptions
@@ -93,7 +93,7 @@ def check(
     epoch_length, dataset_meta = prepare_data(cfg)
     first = 0
     if recipe_of(options).carry_on:
-        meta = load_checkpoint_file(dense).get('meta')
+        meta = load_checkpoint(dense).get('meta')
         key = 'epoch' if by_epoch else 'iter'
         count = meta.get(key) if isinstance(meta, dict) else None
         first = max(count, 0) if isinstance(count, int) else 0
@@ -123,7 +123,7 @@ def check_parts(stage: Stage, model: nn.Module) -> None:
             if cfg.get(f'{split}_evaluator'):
                 Evaluator(cfg[f'{split}_evaluator'])
     if stage.recipe.carry_on:
-        dense = load_checkpoint_file(stage.dense)
+        dense = load_checkpoint(stage.dense)
         with _carrying(stage):
             saved_order(dense, model, wrapper, cfg)
 
@@ -157,7 +157,7 @@ def prepare(
     Raises:
         ValueError: If a training with other options is to be resumed.
     """
-    checkpoint = load_checkpoint_file(pruned)
+    checkpoint = load_checkpoint(pruned)
     sparse = bool(checkpoint['meta']['pruning_plan'].get('sparse'))
     cfg = _config(stage, sparse, folder, log)
     path = folder / Path(cfg.filename).name
@@ -174,7 +174,7 @@ def prepare(
     save_checkpoint(start, folder / START)
     write_config(cfg, folder)
     if stage.recipe.carry_on:
-        dense = load_checkpoint_file(stage.dense)
+        dense = load_checkpoint(stage.dense)
         with _carrying(stage):
             state, reason = carried_state(dense, stage.cfg, checkpoint)
         if reason:

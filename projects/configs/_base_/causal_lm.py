@@ -7,12 +7,19 @@ that a command is given in the place of a checkpoint.
 default_scope = 'mmengine'
 custom_imports = dict(imports=['mmprune'])
 family = 'llm'
+# Pruned models are written as folders that transformers loads.
+checkpoint_format = 'huggingface'
 
 model = dict(type='mmprune.HuggingFaceCausalLM', config=None, pretrained=None)
 
 pruning = dict(
     type='mmprune.CausalLMFamily',
-    adapters=['mmprune.llama_groups'],
+    adapters=[
+        'mmprune.llama_groups',
+        'mmprune.opt_groups',
+        'mmprune.gpt2_groups',
+        'mmprune.gpt_neox_groups',
+    ],
     calibration=dict(
         type='mmprune.TokenWindows',
         source='generated',

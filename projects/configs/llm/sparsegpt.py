@@ -1,0 +1,19 @@
+"""SparseGPT: surviving weights make up for those that go.
+
+MODEL is the folder; its tokenizer and length are taken from there. For 2 of 4
+neighbours give --pattern 2:4 in the place of the ratio.
+
+    python tools/prune_and_retrain.py \
+        projects/configs/llm/sparsegpt.py MODEL \
+        --mode unstructured --pruning-ratio 0.5
+"""
+
+_base_ = ['../_base_/causal_lm.py']
+
+pruning = dict(
+    weights=dict(
+        type='mmprune.LayerwisePruner',
+        importance=None,
+        reconstruct=dict(type='mmprune.SparseGPT'),
+    )
+)
