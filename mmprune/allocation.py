@@ -136,11 +136,11 @@ def removal_order(
         min_keep: Units that every group keeps.
 
     Raises:
-        ValueError: If a score is not finite, or an option below one.
+        ValueError: If a score is not finite, or an option too small.
     """
-    if round_to < 1 or min_keep < 1:
+    if round_to < 1 or min_keep < 0:
         raise ValueError(
-            'round_to and min_keep are numbers of units and at least 1, '
+            'round_to and min_keep are numbers of units, at least 1 and 0, '
             f'found {round_to} and {min_keep}'
         )
     keyed = []
@@ -166,7 +166,7 @@ def _chunks(
     units, size = order.tolist(), len(score)
     # The first chunk is shorter if the dense size is no multiple.
     first = size % round_to or round_to
-    ends = range(first, size - max(min_keep, 1) + 1, round_to)
+    ends = range(first, size - min_keep + 1, round_to)
     if not ends:
         return
     ordered = ordered.double()

@@ -136,13 +136,13 @@ def checkpoint_plan(checkpoint: Mapping) -> dict | None:
 
 
 def _check_keep(group: PruneGroup, keep: list[int]) -> None:
-    if not keep:
+    if not keep and group.granularity != 'layer':
         raise ValueError(f'group {group.name!r} would lose all its units')
     if sorted(set(keep)) != list(keep):
         raise ValueError(
             f'group {group.name!r}: kept units must be sorted and unique'
         )
-    if keep[0] < 0 or keep[-1] >= group.size:
+    if keep and (keep[0] < 0 or keep[-1] >= group.size):
         raise ValueError(
             f'group {group.name!r}: kept unit {keep[-1]} is outside the '
             f'{group.size} units of the dense model'

@@ -54,7 +54,32 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
             touched[path] = module
     for module in touched.values():
         _refresh(module)
+    _remove_blocks(model, plan)
     model.pruning_plan = plan
+
+
+def _remove_blocks(model: nn.Module, plan: PruningPlan) -> None:
+    """Removes whole blocks from the list that holds them, in place."""
+    gone = defaultdict(set)
+    for group in plan.groups:
+        if group.granularity == 'layer' and not plan.keep[group.name]:
+            parent, _, number = group.name.rpartition('.')
+            gone[parent].add(int(number))
+    for parent, numbers in gone.items():
+        blocks = model.get_submodule(parent)
+        kept = [b for i, b in enumerate(blocks) if i not in numbers]
+        if not kept:
+            raise ValueError(
+                f'all {len(numbers)} blocks of {parent} would be removed; '
+                'lower the sparsity'
+            )
+        del blocks[:]
+        blocks.extend(kept)
+        # By these numbers they find their keys and values in a cache.
+        for number, block in enumerate(kept):
+            for module in block.modules():
+                if hasattr(module, 'layer_idx'):
+                    module.layer_idx = number
 
 
 def kept_index(

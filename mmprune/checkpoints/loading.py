@@ -1,6 +1,7 @@
 """A checkpoint, pruned or dense, becomes a model ready to use."""
 
 import copy
+import re
 from pathlib import Path
 
 import torch
@@ -8,9 +9,17 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from ..plan import checkpoint_plan
+from ..groups import named_tensors
+from ..plan import FOLDER_PLAN, PruningPlan, checkpoint_plan
 from ..registry import MODELS
 from .comparing import difference, without_prefix
+from .huggingface import (
+    check_folder,
+    is_folder,
+    read_tensors,
+    weight_files,
+)
+from .packed import is_packed, load_packed
 from .reading import load_checkpoint_file
 from .writing import pruned_model_config, without_pretrained
 
@@ -54,6 +63,34 @@ def fitted(model: dict, checkpoint: dict, path: str | Path) -> dict:
     return pruned_model_config(model, str(path))
 
 
+def load_checkpoint(path: str | Path, trust: bool = False) -> dict:
+    """Returns what a checkpoint holds: a file, or the folder of a model.
+
+    Args:
+        path: A file as of :func:`load_checkpoint_file`, or a Hugging Face
+            folder.
+        trust: Whether to unpickle what the safe loader refuses.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    if not is_folder(path):
+        return load_checkpoint_file(path, trust=trust)
+    check_folder(path)
+    meta = {}
+    if (Path(path) / FOLDER_PLAN).is_file():
+        meta['pruning_plan'] = PruningPlan.load(path).to_dict()
+    return dict(meta=meta, state_dict=folder_weights(path))
+
+
+def folder_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """Returns the weights of a Hugging Face folder, packed or not."""
+    if is_packed(folder):
+        return load_packed(folder)
+    files = weight_files(folder)
+    return read_tensors(files, {name: name for name in files})
+
+
 def load_model(
     cfg: Config | str | Path,
     checkpoint: str | Path,
@@ -78,7 +115,7 @@ def load_model(
     """
     if not isinstance(cfg, Config):
         cfg = Config.fromfile(cfg)
-    loaded = load_checkpoint_file(checkpoint, trust=trust)
+    loaded = load_checkpoint(checkpoint, trust)
     return loaded_model(cfg, loaded, checkpoint).to(device).eval()
 
 
@@ -111,10 +148,39 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     """
     weights = _state_dict(checkpoint, name)
     weights = without_prefix(weights, model.state_dict())
+    weights = _named_as(model, weights)
     problem = difference(model.state_dict(), weights)
     if problem:
         raise ValueError(f'{name} does not fit the model: {problem}')
     model.load_state_dict(weights)
+
+
+def _named_as(model: nn.Module, weights: dict) -> dict:
+    """The weights under the names that a model of transformers has.
+
+    Its files may lack the prefix of the model without head and one of two
+    names of a tied tensor, and hold constants that it computes now.
+    """
+    prefix = getattr(model, 'base_model_prefix', None)
+    if not prefix:
+        return weights
+    own = named_tensors(model)
+    found = {}
+    for name, tensor in weights.items():
+        longer = f'{prefix}.{name}'
+        found[longer if name not in own and longer in own else name] = tensor
+    old = getattr(model, '_keys_to_ignore_on_load_unexpected', None) or ()
+    found = {
+        name: tensor
+        for name, tensor in found.items()
+        if name in own or not any(re.search(p, name) for p in old)
+    }
+    tied = {id(own[name]): found[name] for name in found if name in own}
+    return found | {
+        name: tied[id(own[name])]
+        for name in model.state_dict()
+        if name not in found and id(own[name]) in tied
+    }
 
 
 def _state_dict(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:

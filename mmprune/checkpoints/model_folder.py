@@ -18,6 +18,7 @@ from ..plan import FOLDER_PLAN, PruningPlan
 from ..version import __version__
 from .huggingface import INDEX, read_tensors, save_tensors, weight_files
 from .model_card import model_card
+from .plain_config import PLAN_KEY, describe_shapes
 
 ARGS = 'pruning_args.json'
 TABLE = 'layer_sparsity.csv'
@@ -51,9 +52,16 @@ def save_model_folder(
         tokenizer: Folder or file that it comes from, if it has one.
     """
 
+    notes = dict(facts or {})
+    if plan.groups:
+        reason = describe_shapes(model)
+        if reason:
+            notes['not_plain'] = reason
+            setattr(model.config, PLAN_KEY, FOLDER_PLAN)
+
     def write(beside: Path) -> None:
         model.save_pretrained(beside)
-        write_notes(beside, plan, dict(facts or {}))
+        write_notes(beside, plan, notes)
         copy_tokenizer(tokenizer, beside)
 
     write_folder(folder, write)

@@ -1,6 +1,7 @@
 """Causal language models of Hugging Face as mmengine models."""
 
 import functools
+import json
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,12 @@ from ..checkpoints.huggingface import (
     read_tensors,
     weight_files,
 )
-from ..checkpoints.packed import is_packed, load_packed
+from ..checkpoints.loading import folder_weights
+from ..checkpoints.packed import is_packed
+from ..checkpoints.plain_config import PLAN_KEY
+from ..plan import PruningPlan
 from ..registry import MODELS
+from ..surgery import apply_plan
 
 DTYPES = ('auto', 'float32', 'float16', 'bfloat16')
 
@@ -166,9 +171,13 @@ def _load(
     transformers = _transformers()
     safe = check_folder(source, trust)
     changes = dict(config) if isinstance(config, Mapping) else {}
-    if safe and is_packed(source):
+    plan = _own_plan(source)
+    if safe and (plan or is_packed(source)):
         found = transformers.AutoConfig.from_pretrained(source, **changes)
-        return _filled(_create(found, dtype, options), load_packed(source))
+        net = _create(found, dtype, options)
+        if plan:
+            apply_plan(net, PruningPlan.load(source))
+        return _filled(net, folder_weights(source))
     return transformers.AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
@@ -210,6 +219,12 @@ def _create(
     return transformers.AutoModelForCausalLM.from_config(
         found, trust_remote_code=False, **options
     )
+
+
+def _own_plan(source: str) -> bool:
+    """Whether a folder's config is that of the dense model."""
+    path = Path(source) / 'config.json'
+    return path.is_file() and PLAN_KEY in json.loads(path.read_text())
 
 
 def _filled(net: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

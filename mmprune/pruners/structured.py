@@ -55,7 +55,8 @@ class StructuredPruner:
         round_to: Kept channels and neurons of a touched group are a multiple
             of this.
         min_keep: Channels and neurons that every group keeps, of other units
-            one; or a number for each granularity.
+            one; or a number for each granularity. Whole blocks (``layer``)
+            are groups of one unit, of which none has to stay.
         protect: Regular expressions; groups whose name or tensors match stay
             dense.
         tolerance: How near ``params`` and ``macs`` have to come, as a
@@ -246,7 +247,8 @@ class StructuredPruner:
     def _normalized(self, score: Tensor) -> Tensor:
         if not score.is_floating_point():
             score = score.float()
-        if self.scope == 'layer' or self.normalize is None:
+        alone = self.scope == 'layer' or len(score) == 1
+        if alone or self.normalize is None:
             return score.clone()
         size = score.mean() if self.normalize == 'mean' else score.norm()
         return score / size.clamp_min(1e-30)
@@ -280,7 +282,9 @@ class StructuredPruner:
         """Groups that compete, with the options that hold for them."""
         kinds: dict[Any, list[PruneGroup]] = {}
         for group in groups:
-            alone = group.name if self.scope == 'layer' else ''
+            # A block is a layer of its own: blocks always compete.
+            single = self.scope == 'layer' and group.granularity != 'layer'
+            alone = group.name if single else ''
             kinds.setdefault((group.granularity, alone), []).append(group)
         parts = []
         for (granularity, _), part in kinds.items():
@@ -289,6 +293,8 @@ class StructuredPruner:
                 min_keep = self.min_keep.get(granularity, 1)
             else:
                 min_keep = self.min_keep if wide else 1
+            if granularity == 'layer':
+                min_keep = 0
             round_to = self.round_to if wide else 1
             parts.append((part, dict(round_to=round_to, min_keep=min_keep)))
         return parts
