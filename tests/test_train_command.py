@@ -198,7 +198,7 @@ def fails(capsys, call, *args):
         (['--resume', '/nowhere.pth'], 'no checkpoint at /nowhere.pth'),
         (['--launcher', 'slurm'], 'SLURM_PROCID'),
         (['--cfg-options', 'train_cfg=None'], 'has no `train_cfg`'),
-        (['--cfg-options', 'model.type.x=1'], 'do not fit the config'),
+        (['--cfg-options', 'model.type.x=1'], 'does not fit the config'),
         (
             ['--cfg-options', 'train_dataloader.dataset.folder=/nowhere'],
             '/nowhere',
