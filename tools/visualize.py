@@ -6,10 +6,12 @@
 
 Six cameras with boxes, and the bird's-eye view with boxes, trajectories, map
 lines and the plan; with --dense the dense model's row above the pruned one's.
+With --compact the front camera alone, the models side by side.
 """
 
 import argparse
 import copy
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,8 +24,10 @@ import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import pseudo_collate  # noqa: E402
 from mmengine.registry import DATASETS, init_default_scope  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch import nn  # noqa: E402
 
+from mmprune.atomic_file import write_whole  # noqa: E402
 from mmprune.checkpoints.loading import load_model  # noqa: E402
 from mmprune.run.cli import (  # noqa: E402
     ProgressBar,
@@ -35,6 +39,7 @@ from projects.VAD.data.config_datasets import set_info_file  # noqa: E402
 from projects.VAD.data.keyframe_dataset import (  # noqa: E402
     NuScenesKeyframeDataset,
 )
+from projects.VAD.drawing.hero import draw_side_by_side  # noqa: E402
 from projects.VAD.drawing.keyframe import (  # noqa: E402
     draw_keyframe,
     render_keyframe,
@@ -85,6 +90,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add('--score-thr', type=float, default=0.3, help='least score of a box')
     add('--no-gt', action='store_true', help='leave out the ground truth')
     add('--gt-only', action='store_true', help='ground truth, no model')
+    add(
+        '--compact',
+        action='store_true',
+        help='front camera and view from above, models side by side: '
+        'readable at the width of a README',
+    )
     add('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
     add(
         '--trust-checkpoint',
@@ -159,7 +170,12 @@ def _draw(cfg: Config, args: argparse.Namespace) -> None:
     kind = sequence_kind(args.out)
     if kind == 'png':
         ((results, panels),) = _keyframes(dataset, models, indices, args)
-        draw_keyframe(results, panels, args.out)
+        if args.compact:
+            stream = io.BytesIO()
+            Image.fromarray(_compact(results, panels)).save(stream, 'PNG')
+            write_whole(args.out, stream.getvalue())
+        else:
+            draw_keyframe(results, panels, args.out)
         return
     with ProgressBar(len(indices)) as progress:
         write_sequence(
@@ -183,9 +199,21 @@ def _frames(
         _keyframes(dataset, models, indices, args), 1
     ):
         progress(f'keyframe {indices[number - 1]}')
+        if args.compact:
+            yield _compact(results, panels)
+            continue
         place = f'{number} of {len(indices)}: '
         panels = [(place + title, layers) for title, layers in panels]
         yield render_keyframe(results, panels, dpi)
+
+
+def _compact(results: dict, panels: Panels) -> np.ndarray:
+    truth = [la for _, layers in panels for la in layers if la.dashed]
+    return draw_side_by_side(
+        results,
+        truth[0] if truth else None,
+        [(title.split(':')[0], layers[-1]) for title, layers in panels],
+    )
 
 
 def _build_dataset(
