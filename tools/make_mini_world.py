@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmprune.run.cli import ProgressBar, fail_in_one_sentence  # noqa: E402
 from mmprune.run.flags import make_parser  # noqa: E402
-from projects.VAD.mini_world.world import write_world  # noqa: E402
+from projects.VAD.mini_world.world import all_cores, write_world  # noqa: E402
 
 
 @fail_in_one_sentence
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
             args.image_size,
             args.force,
             progress,
+            args.workers or all_cores(),
         )
     print(out)
     return 0
@@ -54,11 +55,20 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
         help='pixels of a picture (default: 400x225)',
     )
     parser.add_argument(
+        '--workers',
+        type=int,
+        default=0,
+        help='processes that draw; 0 for as many as there are cores '
+        '(default: 0)',
+    )
+    parser.add_argument(
         '--force', action='store_true', help='replace a folder that has files'
     )
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error(f'--seed must not be negative, found {args.seed}')
+    if args.workers < 0:
+        parser.error(f'--workers must not be negative, found {args.workers}')
     return args
 
 
