@@ -25,6 +25,9 @@ class WorldOptions:
     seed: int = seed('another world per number')
     scenes: int = option(10, 'scenes of 20 seconds; a fifth is for validation')
     image_size: tuple[int, int] = image_size((400, 225))
+    workers: int = option(
+        0, 'processes that draw; 0 for as many as there are cores', least=0
+    )
     force: bool = option(False, 'replace a folder that has files')
 
     def __post_init__(self) -> None:
@@ -38,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         'Draw a small town as a nuScenes dataset.', (WorldOptions,), argv
     )
     # Seconds that --help does without.
-    from projects.VAD.mini_world.world import write_world
+    from projects.VAD.mini_world.world import all_cores, write_world
 
     with ProgressBar(asked.scenes + 2, timed=True) as progress:
         out = write_world(
@@ -48,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
             asked.image_size,
             asked.force,
             progress,
+            asked.workers or all_cores(),
         )
     print(out)
 

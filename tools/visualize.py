@@ -6,6 +6,7 @@
 
 Six cameras with boxes, and the bird's-eye view with boxes, trajectories, map
 lines and the plan; with --dense the dense model's row above the pruned one's.
+With --compact the front camera alone, the models side by side.
 """
 
 import sys
@@ -53,6 +54,11 @@ class PictureOptions:
     score_thr: float = option(0.3, 'least score of a box', least=0, most=1)
     no_gt: bool = option(False, 'leave out the ground truth')
     gt_only: bool = option(False, 'ground truth, no model')
+    compact: bool = option(
+        False,
+        'front camera and view from above, models side by side: readable at '
+        'the width of a README',
+    )
     device: str = option('cpu', 'cpu, cuda, cuda:1, ...')
     trust_checkpoint: bool = options.trust_checkpoint()
 

@@ -7,9 +7,11 @@ from .data import (  # noqa: F401
     image_transforms,
     keyframe_dataset,
     packing,
+    picture_crop,
     scene_sampler,
     vad_dataset,
 )
+from .model.bev_hints import HintedVAD
 from .model.coders import VADBoxCoder, VADMapCoder
 from .model.data_preprocessor import VADDataPreprocessor
 from .model.losses import VADLoss
@@ -19,6 +21,7 @@ from .model.vad_head import VADHead
 from .pruning import family, groups  # noqa: F401
 
 __all__ = [
+    'HintedVAD',
     'VAD',
     'VADBoxCoder',
     'VADDataPreprocessor',

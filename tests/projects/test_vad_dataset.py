@@ -432,7 +432,7 @@ def test_a_keyframe_of_mmdet3d_1_is_read(tmp_path, pipelines):
     path = write_keyframe(tmp_path)
     sample = val_set('', pipelines['test'], name=str(path))[0]
     data = sample['data_samples']
-    assert data.gt_map.pts.shape == (7, 20, 2)
+    assert data.gt_map.pts.shape == (11, 20, 2)
     assert data.gt_instances_3d.attr_labels.shape[1] == 34
     train = train_set('', pipelines['train'], name=str(path))[0]
     assert train['inputs']['img'].shape[:2] == (3, 6)

@@ -146,15 +146,16 @@ def test_a_sample_without_predictions_is_an_empty_layer():
 
 def test_the_truth_holds_futures_map_and_drive(results):
     layer = truth_layer(results)
-    assert len(layer.corners) == len(layer.paths) == 12
-    assert len(layer.lines) == 10
-    # 14.75 m straight on in 3 s, behind a car at a little more than 5 m/s.
-    drive = layer.plans['go straight'][-1]
-    assert drive == pytest.approx(np.array([0, 14.75]), abs=0.01)
+    assert len(layer.corners) == len(layer.paths) == 19
+    assert len(layer.lines) == 8
+    # To the right in 3 s, behind a car at a little more than 5 m/s.
+    drive = layer.plans['turn right'][-1]
+    assert drive == pytest.approx(np.array([9.09, 11.61]), abs=0.01)
     velocity = results['all_gt_bboxes_3d'].tensor[0, 7:].numpy()
-    assert velocity == pytest.approx(np.array([0, 5.05]), abs=0.01)
+    assert velocity == pytest.approx(np.array([4.19, 3.2]), abs=0.01)
     moved = layer.paths[0][-1] - layer.paths[0][0]
-    assert moved == pytest.approx(velocity * 3, abs=1.5)
+    # It turns.
+    assert moved == pytest.approx(velocity * 3, abs=2.0)
 
 
 def test_the_truth_of_an_agent_ends_with_its_mask(results):
@@ -168,7 +169,7 @@ def test_a_keyframe_without_futures_has_boxes_alone(results):
     for key in ('all_attr_labels', 'gt_map', 'gt_ego'):
         del results[key]
     layer = truth_layer(results)
-    assert len(layer.corners) == 12
+    assert len(layer.corners) == 19
     assert not layer.plans and not layer.lines
     assert all(len(path) == 0 for path in layer.paths)
 

@@ -1,6 +1,7 @@
 """What ``tools/visualize.py`` does, with its options."""
 
 import copy
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
 from torch import nn
 
+from mmprune.atomic_file import write_whole
 from mmprune.checkpoints.loading import load_model
 from mmprune.errors import blame
 from mmprune.run.cli import ProgressBar, load_config
@@ -20,6 +23,7 @@ from mmprune.run.folder import begun
 from mmprune.run.launch import check_device
 from projects.VAD.data.config_datasets import set_info_file
 from projects.VAD.data.keyframe_dataset import NuScenesKeyframeDataset
+from projects.VAD.drawing.hero import draw_side_by_side
 from projects.VAD.drawing.keyframe import draw_keyframe, render_keyframe
 from projects.VAD.drawing.layers import Layer, prediction_layer, truth_layer
 from projects.VAD.drawing.sequence import sequence_kind, write_sequence
@@ -95,7 +99,12 @@ def _write(
 ) -> None:
     if sequence_kind(args.out) == 'png':
         ((results, panels),) = _keyframes(dataset, models, indices, args)
-        draw_keyframe(results, panels, args.out)
+        if args.compact:
+            stream = io.BytesIO()
+            Image.fromarray(_compact(results, panels)).save(stream, 'PNG')
+            write_whole(args.out, stream.getvalue())
+        else:
+            draw_keyframe(results, panels, args.out)
         return
     with ProgressBar(len(indices), timed=True) as progress:
         write_sequence(
@@ -119,9 +128,21 @@ def _frames(
         _keyframes(dataset, models, indices, args), 1
     ):
         progress(f'keyframe {indices[number - 1]}')
+        if args.compact:
+            yield _compact(results, panels)
+            continue
         place = f'{number} of {len(indices)}: '
         panels = [(place + title, layers) for title, layers in panels]
         yield render_keyframe(results, panels, dpi)
+
+
+def _compact(results: dict, panels: Panels) -> np.ndarray:
+    truth = [la for _, layers in panels for la in layers if la.dashed]
+    return draw_side_by_side(
+        results,
+        truth[0] if truth else None,
+        [(title.split(':')[0], layers[-1]) for title, layers in panels],
+    )
 
 
 def _build_dataset(cfg: Config, args: Any) -> NuScenesKeyframeDataset:

@@ -14,9 +14,11 @@ from projects.VAD.mini_world.traffic import STEP_SECONDS, Vehicle, Walker
 
 PAINTS = 6
 DRIVEN = ('car', 'truck', 'bus', 'motorcycle', 'bicycle')
-DRIVEN_SHARE = (0.62, 0.14, 0.08, 0.08, 0.08)
+DRIVEN_SHARE = (0.66, 0.12, 0.08, 0.07, 0.07)
 PARKED = ('car', 'truck', 'construction_vehicle', 'trailer')
-PARKED_SHARE = (0.78, 0.08, 0.07, 0.07)
+PARKED_SHARE = (0.82, 0.07, 0.055, 0.055)
+# Nobody parks between the junction and this metre of a street.
+PARKED_FROM = 6.5
 CRUISE = dict(bicycle=4.2, bus=6.5, truck=6.5)
 
 
@@ -56,7 +58,7 @@ def draw_vehicles(
         path = town.lanes[index].path
         middle = np.array(path.at(path.length / 2)[:2])
         away = np.linalg.norm(way - middle, axis=1).min()
-        if away > 55 or rng.random() < 0.25 or len(vehicles) > 20:
+        if away > 55 or rng.random() < 0.4 or len(vehicles) > 13:
             continue
         lanes, ways = choose_lanes(town, rng, int(index), 280.0)
         route = plan_route(town, lanes, ways)
@@ -172,9 +174,9 @@ def draw_statics(
             middle = street.path if side < 0 else street.path.reversed()
             if not _near(street.path, way):
                 continue
-            if street.kind == 'parking':
+            if street.has_parking:
                 lane = middle.offset(-(street.half_width - 1.2))
-                site = rng.random() < 0.2
+                site = rng.random() < 0.12
                 tracks += (_site if site else _parked)(rng, lane)
             elif rng.random() < 0.15:
                 lane = middle.offset(-(street.half_width + 0.6))
@@ -184,12 +186,12 @@ def draw_statics(
 
 def _parked(rng: np.random.Generator, lane: Path) -> list[Track]:
     tracks = []
-    along = 9.0
-    while along < lane.length - 9.0:
+    along = PARKED_FROM
+    while along < lane.length - PARKED_FROM:
         kind = str(rng.choice(PARKED, p=PARKED_SHARE))
         size = _size(rng, kind)
-        room = size[0] + 1.2
-        if rng.random() < 0.65 and along + room < lane.length - 7.5:
+        room = size[0] + 1.0
+        if rng.random() < 0.9 and along + room < lane.length - PARKED_FROM:
             tracks.append(_static(rng, lane, along + room / 2, kind, size))
         along += room
     return tracks

@@ -85,7 +85,7 @@ def draw_ground(
         _polygon(ground, walkway, WALKWAY)
     _polygon(ground, town.drivable, ASPHALT)
     for street in town.streets:
-        if street.kind == 'parking':
+        if street.has_parking:
             for side in (-1, 1):
                 _band(ground, street, side, STRIP)
     rings = [town.drivable.exterior, *town.drivable.interiors]

@@ -9,7 +9,6 @@ from shapely import Polygon
 
 from projects.VAD.mini_world.paths import Path
 from projects.VAD.mini_world.town import (
-    KINDS,
     LANE_WIDTH,
     STOP_LINE,
     Street,
@@ -204,10 +203,10 @@ def _add_strips(
     out: MapWriter, street: Street, number: int, blocks: dict
 ) -> None:
     """The parking strips of a street."""
-    if street.kind != 'parking':
+    if not street.has_parking:
         return
     inner = street.lanes * LANE_WIDTH
-    outer = inner + KINDS['parking'][1]
+    outer = inner + street.strip
     for side in (-1, 1):
         near, far = _part(street, side * inner), _part(street, side * outer)
         out.add(

@@ -246,10 +246,12 @@ def _bodies(town: Town, scene: Scene, time: float) -> list[Body]:
         braking = track.acceleration_at(time) < BRAKE_LIGHT
         faces = solid(track.kind, track.paint, braking)
         bodies.append(Body(track.at(time), np.array(track.size), faces))
-    for centre, size, yaw, paint in town.houses:
-        if np.linalg.norm(centre - ego[:2]) < DRAWN_METRES:
-            pose = np.array([*centre, yaw])
-            bodies.append(Body(pose, size, solid('house', paint)))
+    centres = np.array([house[0] for house in town.houses]).reshape(-1, 2)
+    away = np.linalg.norm(centres - ego[:2], axis=1)
+    for i in np.flatnonzero(away < DRAWN_METRES):
+        centre, size, yaw, paint = town.houses[i]
+        pose = np.array([*centre, yaw])
+        bodies.append(Body(pose, size, solid('house', paint)))
     return bodies
 
 

@@ -14,11 +14,18 @@ from projects.VAD.mini_world.paths import Path, Pose, connect
 
 LANE_WIDTH = 3.6
 # Lanes per direction and the strip beside them, metres.
-KINDS = {'narrow': (1, 0.3), 'parking': (1, 2.4), 'wide': (2, 0.3)}
-COLUMNS, ROWS = 8, 4
+KINDS = {
+    'narrow': (1, 0.3),
+    'parking': (1, 2.4),
+    'wide': (2, 0.3),
+    'avenue': (2, 2.4),
+}
+# How often each is built: where cars park there is something to see.
+SHARES = (0.05, 0.5, 0.1, 0.35)
+COLUMNS, ROWS = 14, 7
 # Training scenes stay west of this column of junctions, validation scenes
 # on it and east of it.
-HELD_OUT_COLUMN = 5
+HELD_OUT_COLUMN = 10
 SPACING = 64.0
 # From the middle of a junction to where its streets begin.
 JUNCTION_REACH = 13.0
@@ -75,10 +82,19 @@ class Street:
         return KINDS[self.kind][0]
 
     @property
+    def strip(self) -> float:
+        """Width of what is beside the lanes."""
+        return KINDS[self.kind][1]
+
+    @property
+    def has_parking(self) -> bool:
+        """Whether a car can stand beside the lanes."""
+        return self.strip > 2
+
+    @property
     def half_width(self) -> float:
         """From the middle to the kerb."""
-        lanes, strip = KINDS[self.kind]
-        return lanes * LANE_WIDTH + strip
+        return self.lanes * LANE_WIDTH + self.strip
 
     def band(
         self, left: float, right: float, begin: float, end: float
@@ -214,7 +230,7 @@ def _streets(
         if min(degree[a], degree[b]) > 3 - (i % 2):
             degree[[a, b]] -= 1
             dropped.add(int(i))
-    kinds = rng.choice(list(KINDS), len(edges), p=[0.25, 0.4, 0.35])
+    kinds = rng.choice(list(KINDS), len(edges), p=SHARES)
     return [
         Street(_street_path(nodes[a], nodes[b], way), str(kinds[i]), a, b)
         for i, (a, b, way) in enumerate(edges)

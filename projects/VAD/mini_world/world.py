@@ -1,8 +1,13 @@
 """Writes the drawn town as a nuScenes dataset."""
 
 import json
+import multiprocessing
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -30,6 +35,7 @@ def write_world(
     size: tuple[int, int] = (400, 225),
     force: bool = False,
     progress: Callable[[str], object] = lambda name: None,
+    workers: int = 1,
 ) -> Path:
     """Draws a world and writes it as a nuScenes dataset.
 
@@ -41,6 +47,7 @@ def write_world(
         force: Whether to replace a folder that is not empty.
         progress: Is called with the name of each stage, ``scenes + 2`` in
             all.
+        workers: Processes that draw. How many does not change a byte.
 
     Returns:
         ``out``.
@@ -59,7 +66,11 @@ def write_world(
     try:
         progress('town')
         world = empty_world(beside, seed, size)
-        _write_scenes(world, names, seed, progress)
+        drawn = _written_scenes(world, names, seed, workers)
+        for (name, _), tables in zip(names, drawn, strict=True):
+            progress(name)
+            for table, rows in tables.items():
+                world.tables[table] += rows
         progress('tables and map')
         mask = cv2.imencode('.png', drivable_mask(world.town))[1]
         write_tables(world, version, mask.tobytes())
@@ -105,18 +116,50 @@ def write_tables(world: World, version: str, mask: bytes) -> None:
         _write_json(world.root / version / f'{name}.json', world.tables[name])
 
 
-def _write_scenes(
-    world: World,
-    names: list[tuple[str, bool]],
-    seed: int,
-    progress: Callable[[str], object],
-) -> None:
+def _written_scenes(
+    world: World, names: list[tuple[str, bool]], seed: int, workers: int
+) -> Iterator[dict[str, list[dict]]]:
+    """Writes the files of all scenes; yields the rows of each, in order."""
     conflicts = conflicting_ways(world.town)
-    for i, (name, held_out) in enumerate(names):
-        progress(name)
-        rng = np.random.default_rng([seed, 1, i])
-        scene = compose_scene(world.town, conflicts, rng, held_out)
-        write_scene(world, scene, name, EPOCH_US + i * SCENE_GAP_US, rng)
+    write = partial(_written_scene, world, conflicts, seed)
+    jobs = [(i, *name) for i, name in enumerate(names)]
+    if workers < 2:
+        yield from map(write, jobs)
+        return
+    # Forked processes have the town already; only rows are sent.
+    context = multiprocessing.get_context('fork')
+    with ProcessPoolExecutor(workers, context, _remember, (write,)) as pool:
+        yield from pool.map(_remembered, jobs)
+
+
+def _remember(write: Callable) -> None:
+    """Keeps, in a process that draws, what it draws with."""
+    global _write
+    _write = write
+
+
+def _remembered(job: tuple[int, str, bool]) -> dict[str, list[dict]]:
+    return _write(job)
+
+
+def _written_scene(
+    world: World,
+    conflicts: set[tuple[int, int]],
+    seed: int,
+    job: tuple[int, str, bool],
+) -> dict[str, list[dict]]:
+    """Writes the files of one scene; returns its rows."""
+    i, name, held_out = job
+    own = replace(world, tables={table: [] for table in TABLES})
+    rng = np.random.default_rng([seed, 1, i])
+    scene = compose_scene(world.town, conflicts, rng, held_out)
+    write_scene(own, scene, name, EPOCH_US + i * SCENE_GAP_US, rng)
+    return own.tables
+
+
+def all_cores() -> int:
+    """How many processes this one may run beside each other."""
+    return len(os.sched_getaffinity(0))
 
 
 def check_size(size: tuple[int, int]) -> None:

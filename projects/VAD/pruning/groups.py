@@ -31,6 +31,7 @@ DENSE_REASONS = (
         'query width: a residual stream under LayerNorm',
     ),
     (r'(code_weights)', 'constants of the loss'),
+    (r'^hints\.', 'read in training alone'),
     (r'_branches\.\d+\.\d+\.', 'an output with a meaning, or under LayerNorm'),
     (r'(ego_fut_decoder|agent_fus_mlp)', 'an output with a meaning'),
     (r'lane_encoder', 'LayerNorm over the units'),
