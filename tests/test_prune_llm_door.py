@@ -128,7 +128,7 @@ def test_a_pruned_folder_has_all_that_is_promised(prune, place, capsys):
         (dict(prune_method='sparsegpt'), 0.5),
         (dict(prune_method='ria', sparsity_ratio=0.25), 0.25),
         (dict(prune_method='wanda', use_variant=True), 0.5),
-        (dict(prune_method='wanda_reconstructed'), 0.5),
+        (dict(prune_method='wanda_admm'), 0.5),
         (dict(sparsity_type='2:4', sparsity_ratio=0.5), 0.5),
         (dict(sparsity_type='1:4', prune_method='sparsegpt'), 0.75),
     ],

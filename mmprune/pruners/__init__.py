@@ -1,5 +1,6 @@
 """Pruners: from a model to a plan."""
 
+from .admm import ADMM
 from .layerwise import LayerwisePruner
 from .outliers import OutlierRatios
 from .protection import protect, protect_frozen
@@ -10,6 +11,7 @@ from .weights import WeightPruner, prunable_weights
 from .zeros import plan_from_zeros
 
 __all__ = [
+    'ADMM',
     'TOLERANCE',
     'LayerwisePruner',
     'OutlierRatios',

@@ -22,6 +22,7 @@ from ..masks import clear, rewrite, weight_regions
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
+from .admm import ADMM
 from .outliers import OutlierRatios
 from .sparsegpt import SparseGPT
 from .stores import MemoryStore
@@ -48,8 +49,9 @@ class LayerwisePruner:
             the same number; or ``layer``: those of a layer.
         pattern: As in :class:`mmprune.pruners.WeightPruner`.
         protect: Regular expressions; weights whose name matches stay dense.
-        reconstruct: How surviving weights make up for the lost ones, as
-            ``dict(type='mmprune.SparseGPT')``, or its config.
+        reconstruct: How surviving weights make up for the lost ones:
+            ``dict(type='mmprune.SparseGPT')``, which can choose them too, or
+            ``dict(type='mmprune.ADMM')``.
         ratios: How the sparsity differs between blocks, as
             ``dict(type='mmprune.OutlierRatios')``; by default it does not.
         device: Where a block is pruned.
@@ -60,7 +62,7 @@ class LayerwisePruner:
     scope: str = 'row'
     pattern: str | None = None
     protect: Sequence[str] = ()
-    reconstruct: SparseGPT | dict | None = None
+    reconstruct: SparseGPT | ADMM | dict | None = None
     ratios: OutlierRatios | dict | None = None
     device: str = 'cpu'
 
@@ -72,6 +74,11 @@ class LayerwisePruner:
                 object.__setattr__(self, name, TASK_UTILS.build(dict(value)))
         if self.importance is None and self.reconstruct is None:
             raise ValueError('give `importance`, `reconstruct` or both')
+        if self.importance is None and isinstance(self.reconstruct, ADMM):
+            raise ValueError(
+                'ADMM does not choose weights; give `importance`, as '
+                "dict(type='mmprune.Wanda')"
+            )
         chooser = self._chooser()  # checks what it is made of
         object.__setattr__(self, 'sparsity', chooser.sparsity)
         if self.ratios is not None and self.pattern is not None:

@@ -20,7 +20,7 @@ from mmprune.run import options  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence, stoppable  # noqa: E402
 from mmprune.run.flags import check_values, option, read  # noqa: E402
 
-METHODS = ('magnitude', 'wanda', 'sparsegpt', 'ria', 'wanda_reconstructed')
+METHODS = ('magnitude', 'wanda', 'sparsegpt', 'ria', 'wanda_admm')
 HUB = dict(c4='hub:allenai/c4:en', wikitext2='hub:wikitext:wikitext-2-raw-v1')
 
 
@@ -244,14 +244,14 @@ def pruner(asked: GuideOptions, more: MoreOptions) -> Any:
         block_size=more.block_size,
     )
     ratio = 0.5 if asked.sparsity is None else asked.sparsity
-    reconstructs = asked.method in ('sparsegpt', 'wanda_reconstructed')
+    solvers = dict(sparsegpt=solver, wanda_admm=dict(type='mmprune.ADMM'))
     return LayerwisePruner(
         None if asked.pattern else ratio,
         importance=importance,
         scope=scope,
         pattern=asked.pattern,
         protect=more.protect,
-        reconstruct=solver if reconstructs else None,
+        reconstruct=solvers.get(asked.method),
         ratios=dict(type='mmprune.OutlierRatios') if more.owl else None,
         device=more.device,
     )
