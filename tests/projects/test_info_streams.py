@@ -35,7 +35,7 @@ def records(count: int) -> list[dict]:
             array=np.full((2, 3), i, np.float32),
             big=2**70 + i,
             text='infos' * (i % 3),
-            parts=(i, None, True, -1.5, b'\x94h\x00' * i),
+            parts=(i, None, True, -1.5, b'\x94h\x00' * (i + 1)),
         )
         for i in range(count)
     ]
@@ -75,7 +75,7 @@ def test_a_rewritten_pickle_says_the_same(
     tmp_path, monkeypatch, protocol, chunk
 ):
     monkeypatch.setattr(record_stream, 'CHUNK', chunk)
-    content = dict(metadata=dict(infos='infos'), infos=records(40))
+    content = dict(metadata=dict(note='infos come'), infos=records(40))
     found, taken = read_rewritten(write(tmp_path / 'a', content, protocol))
     assert found['metadata'] == content['metadata']
     assert found['infos'] is taken
@@ -196,7 +196,7 @@ def test_what_stands_behind_them_does_not_matter(tmp_path):
         dict(infos=[[1]] * 9, metadata={}),  # no dicts
         dict(infos=[records(1)[0]] * 9, metadata={}),  # one, nine times
         dict(data_list=records(9), metainfo={}),  # classes come too late
-        dict(other=dict(infos=records(9)), more=1),  # somewhere else
+        dict(other=dict(infos=records(9), more=1), more=1),  # elsewhere
         [records(9)],
     ],
 )
@@ -212,8 +212,8 @@ def test_they_are_not_looked_for_for_long(tmp_path, monkeypatch):
 
 def test_code_among_the_first_records_is_refused(tmp_path):
     path = tmp_path / 'a.pkl'
-    opcodes = b'\x80\x02}(X\x05\x00\x00\x00infos](}X\x01\x00\x00\x00a'
-    path.write_bytes(opcodes + b'cos\ngetcwd\n)Rs}eX\x01\x00\x00\x00bK\x00u.')
+    opcodes = b'\x80\x02}(X\x05\x00\x00\x00infos](}(X\x01\x00\x00\x00a'
+    path.write_bytes(opcodes + b'cos\ngetcwd\n)Ru}eX\x01\x00\x00\x00bK\x00u.')
     with pytest.raises(ValueError, match='info file .* needs os.getcwd'):
         load_first_records(path, 1)
 

@@ -102,7 +102,8 @@ def test_calibration_reads_no_more_keyframes_than_batches(cfg, root):
     cfg.pruning.num_batches = 2
     path = root / INFOS.format('train')
     content = load_info_file(path, temporal=True)
-    content['infos'] += copy.deepcopy(content['infos'] * 30)
+    four = content['infos']
+    content['infos'] = [copy.deepcopy(four[i % 4]) for i in range(120)]
     whole = pickle.dumps(content, protocol=4)
     path.write_bytes(whole[: len(whole) - len(whole) // 4])
     assert tokens(build(cfg)) == ['scene-0061 0', 'scene-0061 1']
@@ -182,7 +183,7 @@ def test_without_training_data_a_file_that_is_named_is_calibrated_on(
     cfg, root, drawings
 ):
     path = root / INFOS.format('val')
-    del cfg.train_dataloader
+    cfg.pop('train_dataloader')
     VADPruning.use_annotations(cfg, path)
     family = build(cfg)
     assert family.calibration_source == str(path)
