@@ -80,7 +80,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         write(beside)
         os.replace(beside, path)
     except BaseException as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno:
             error.filename = error.filename or str(path)
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)

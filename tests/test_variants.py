@@ -64,7 +64,7 @@ def test_one_entry_adds_a_variant_to_files_and_report(files, monkeypatch):
     loaded = load_model(cfg, folder / 'tiny_halved.pth')
     assert torch.equal(loaded.one.weight, model.one.weight / 2)
     with pytest.raises(ValueError, match='holds another run'):
-        run_folder.check_output(folder, force=False)
+        run_folder.check_output(folder, '--output-dir', allowed=False)
 
 
 def test_the_report_has_each_variant_and_the_old_keys(files):
