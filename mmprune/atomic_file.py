@@ -112,7 +112,7 @@ def write_by(path: Path, write: Callable[[Path], object]) -> None:
         write(beside)
         os.replace(beside, path)
     except BaseException as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno:
             error.filename = error.filename or str(path)
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)

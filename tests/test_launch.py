@@ -185,7 +185,7 @@ SRUN = """
     import os, subprocess, sys
     words = sys.argv[1:]
     told = {w.split('=')[0]: w.split('=')[-1] for w in words if '=' in w}
-    at = words.index('python')
+    at = words.index('-u') - 1  # Python
     number = int(told['--ntasks'])
     tasks = []
     for rank in range(number):

@@ -22,11 +22,6 @@ _METHODS = {
     _HISTORY: ('min', 'max', 'current', 'mean'),
     _ONE_CYCLE: ('_annealing_cos', '_annealing_linear'),
 }
-# What PyTorch says of the inside of a file that is cut short or damaged.
-_DAMAGED = re.compile(
-    'PytorchStreamReader|inline_container|miniz|Errno 22|Ran out of input|'
-    'unexpected EOF|central directory|pickle data was truncated'
-)
 _PLAIN_DTYPE = re.compile(r'[biufcSUMm]\d+')
 
 
@@ -118,9 +113,7 @@ def explain(name: str, error: Exception) -> str:
             f'{name} was refused: its pickle does more than hold weights; if '
             'you trust its author, --trust-checkpoint loads it anyway'
         )
-    if _DAMAGED.search(text) or isinstance(error, EOFError):
-        return f'{name} is truncated or not a checkpoint; copy it again'
-    return f'{name} is truncated or not a checkpoint: {_first(error)}'
+    return f'{name} is truncated or not a checkpoint; copy it again'
 
 
 def _first(error: Exception) -> str:

@@ -270,7 +270,8 @@ def with_safety(
 def _check_optimizer(cfg: Config) -> None:
     # mmengine would say that None is not callable.
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = (wrapper.get('optimizer') or {}).get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise ValueError(
             f'`optim_wrapper.optimizer` of {cfg.filename} is of the type '
