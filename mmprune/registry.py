@@ -15,7 +15,11 @@ MODELS = Registry(
     'model',
     parent=parents.MODELS,
     scope='mmprune',
-    locations=['mmprune.models', 'mmprune.models.timm_classifier'],
+    locations=[
+        'mmprune.models',
+        'mmprune.models.huggingface_classifier',
+        'mmprune.models.timm_classifier',
+    ],
 )
 TASK_UTILS = Registry(
     'task util',
@@ -32,7 +36,7 @@ FUNCTIONS = Registry(
     'function',
     parent=parents.FUNCTIONS,
     scope='mmprune',
-    locations=['mmprune.adapters', 'mmprune.hooks'],
+    locations=['mmprune.adapters', 'mmprune.datasets', 'mmprune.hooks'],
 )
 LOOPS = Registry(
     'loop',
@@ -49,6 +53,12 @@ DATASETS = Registry(
 TRANSFORMS = Registry(
     'transform',
     parent=parents.TRANSFORMS,
+    scope='mmprune',
+    locations=['mmprune.datasets'],
+)
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=parents.DATA_SAMPLERS,
     scope='mmprune',
     locations=['mmprune.datasets'],
 )

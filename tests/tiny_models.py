@@ -8,6 +8,8 @@ import torch
 import torchvision
 from torch import nn
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     LlamaConfig,
@@ -15,6 +17,7 @@ from transformers import (
 )
 
 from mmprune.adapters import (
+    bert_groups,
     distilbert_groups,
     ffn_groups,
     llama_groups,
@@ -123,6 +126,27 @@ def distilbert() -> Case:
     )
 
 
+def bert() -> Case:
+    """A BERT classifier with a padded second sentence."""
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+        )
+    )
+    ids = torch.arange(20).view(2, 10)
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return _case(
+        model,
+        lambda m: m(input_ids=ids, attention_mask=mask).logits,
+        bert_groups,
+    )
+
+
 def llama() -> Case:
     """A LLaMA with grouped-query attention and tied embeddings."""
     model = LlamaForCausalLM(
@@ -193,6 +217,7 @@ CASES = {
         depthwise,
         vit,
         distilbert,
+        bert,
         llama,
         mha,
         mha_separate,
