@@ -8,11 +8,13 @@ CRITERIA = {
     'saliency': dict(type='mmprune.Saliency'),
     'activation': dict(type='mmprune.Activation'),
     'remain': dict(type='mmprune.Remain'),
+    'kd_grad': dict(type='mmprune.KDGrad'),
+    'l2+kd_grad': dict(type='mmprune.Mixed'),
     'random': dict(type='mmprune.Random'),
 }
 
 # They have nothing to say about a single weight.
-ONLY_UNITS = ('bn_scale', 'activation', 'remain')
+ONLY_UNITS = ('bn_scale', 'activation', 'remain', 'kd_grad', 'l2+kd_grad')
 
 
 def criterion_config(name: str, seed: int = 0) -> dict:

@@ -3,68 +3,31 @@
 from mmengine import registry as parents
 from mmengine.registry import Registry
 
-# `locations` are imported when a config first asks for `mmprune.X`, so a
-# stock Runner needs no `custom_imports`.
-HOOKS = Registry(
-    'hook',
-    parent=parents.HOOKS,
-    scope='mmprune',
-    locations=['mmprune.hooks'],
+
+def _child(parent: Registry, *modules: str) -> Registry:
+    # `locations` are imported when a config first asks for `mmprune.X`, so a
+    # stock Runner needs no `custom_imports`.
+    places = [f'mmprune.{module}' for module in modules]
+    return Registry(
+        parent.name, parent=parent, scope='mmprune', locations=places
+    )
+
+
+HOOKS = _child(parents.HOOKS, 'hooks')
+MODELS = _child(
+    parents.MODELS,
+    'models',
+    'models.huggingface_classifier',
+    'models.timm_classifier',
+    'quantization',
 )
-MODELS = Registry(
-    'model',
-    parent=parents.MODELS,
-    scope='mmprune',
-    locations=[
-        'mmprune.models',
-        'mmprune.models.huggingface_classifier',
-        'mmprune.models.timm_classifier',
-    ],
+TASK_UTILS = _child(
+    parents.TASK_UTILS, 'family', 'importance', 'pruners', 'schedule'
 )
-TASK_UTILS = Registry(
-    'task util',
-    parent=parents.TASK_UTILS,
-    scope='mmprune',
-    locations=[
-        'mmprune.family',
-        'mmprune.importance',
-        'mmprune.pruners',
-        'mmprune.schedule',
-    ],
-)
-FUNCTIONS = Registry(
-    'function',
-    parent=parents.FUNCTIONS,
-    scope='mmprune',
-    locations=['mmprune.adapters', 'mmprune.datasets', 'mmprune.hooks'],
-)
-LOOPS = Registry(
-    'loop',
-    parent=parents.LOOPS,
-    scope='mmprune',
-    locations=['mmprune.loops'],
-)
-DATASETS = Registry(
-    'dataset',
-    parent=parents.DATASETS,
-    scope='mmprune',
-    locations=['mmprune.datasets'],
-)
-TRANSFORMS = Registry(
-    'transform',
-    parent=parents.TRANSFORMS,
-    scope='mmprune',
-    locations=['mmprune.datasets'],
-)
-DATA_SAMPLERS = Registry(
-    'data sampler',
-    parent=parents.DATA_SAMPLERS,
-    scope='mmprune',
-    locations=['mmprune.datasets'],
-)
-METRICS = Registry(
-    'metric',
-    parent=parents.METRICS,
-    scope='mmprune',
-    locations=['mmprune.metrics'],
-)
+FUNCTIONS = _child(parents.FUNCTIONS, 'adapters', 'datasets', 'hooks')
+LOOPS = _child(parents.LOOPS, 'loops')
+DATASETS = _child(parents.DATASETS, 'datasets')
+DATA_SAMPLERS = _child(parents.DATA_SAMPLERS, 'datasets')
+TRANSFORMS = _child(parents.TRANSFORMS, 'datasets')
+METRICS = _child(parents.METRICS, 'metrics')
+OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, 'optim')

@@ -28,9 +28,8 @@ GLUE = (
 
 def vocabulary() -> list[str]:
     """Returns all words, in a fixed order."""
-    fillers = ' '.join(FILLERS)
-    parts = (GLUE, NOT, STRONG, POSITIVE, NEGATIVE, THINGS, fillers)
-    return list(dict.fromkeys(word for part in parts for word in part))
+    parts = (GLUE, NOT, STRONG, POSITIVE, NEGATIVE, THINGS, FILLERS)
+    return list(dict.fromkeys(' '.join(parts).replace('|', ' ').split()))
 
 
 def generate(split: str, size: int) -> tuple[list[str], list[int]]:
@@ -70,7 +69,8 @@ def _review(draw: random.Random) -> tuple[str, int]:
     else:
         text = f'{_clause(draw, label)} , though {_clause(draw, 1 - label)}'
     if draw.random() < 0.4:
-        text += f' {draw.choice(FILLERS.split('|'))}'
+        filler = draw.choice(FILLERS.split('|'))
+        text = f'{text} {filler}'
     return f'{text} .', label
 
 
