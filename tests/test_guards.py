@@ -25,6 +25,7 @@ SHAPES = {
     'surgery:*': 'the place for it',
     'attention:*.take_over': 'the widths that surgery has given the weights',
     'compat/__init__:_replace_everywhere': 'functions of mmengine',
+    'quantization/layers:PackedLinear.*': 'integers of as many weights',
 }
 UNPICKLES = {'mmprune/checkpoints/*:*': 'the place for it'}
 

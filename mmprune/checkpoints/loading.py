@@ -12,11 +12,22 @@ from ..plan import checkpoint_plan
 from ..registry import MODELS
 from .comparing import difference, without_prefix
 from .reading import load_checkpoint_file
-from .writing import pruned_model_config, without_pretrained
+from .writing import (
+    pruned_model_config,
+    quantized_model_config,
+    without_pretrained,
+)
 
 
-def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
-    """Returns the untrained model of a config, pruned if a plan is given.
+def build_model(
+    cfg: Config, plan: dict | None = None, quantization: dict | None = None
+) -> nn.Module:
+    """Returns the untrained model of a config.
+
+    Args:
+        cfg: The config.
+        plan: What is pruned, if a checkpoint says so.
+        quantization: What is packed, if a checkpoint says so.
 
     Raises:
         ValueError: If the config has no model.
@@ -32,6 +43,8 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if plan is not None:
         model = pruned_model_config(model, plan)
+    if quantization is not None:
+        model = quantized_model_config(model, quantization)
     try:
         return MODELS.build(model)
     except TypeError as error:
@@ -50,8 +63,12 @@ def fitted(model: dict, checkpoint: dict, path: str | Path) -> dict:
         path: The file, from which a pruned model reads its plan.
     """
     if checkpoint_plan(checkpoint) is None:
-        return without_pretrained(model)
-    return pruned_model_config(model, str(path))
+        model = without_pretrained(model)
+    else:
+        model = pruned_model_config(model, str(path))
+    if _quantization(checkpoint) is not None:
+        model = quantized_model_config(model, str(path))
+    return model
 
 
 def load_model(
@@ -93,7 +110,9 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
     Raises:
         ValueError: If keys or shapes differ.
     """
-    model = build_model(cfg, checkpoint_plan(checkpoint))
+    model = build_model(
+        cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
+    )
     load_weights(model, checkpoint, name)
     return model
 
@@ -115,6 +134,11 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     if problem:
         raise ValueError(f'{name} does not fit the model: {problem}')
     model.load_state_dict(weights)
+
+
+def _quantization(checkpoint: dict) -> dict | None:
+    meta = checkpoint.get('meta')
+    return meta.get('quantization') if isinstance(meta, dict) else None
 
 
 def _state_dict(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:

@@ -67,6 +67,11 @@ def _build_loader(cfg: Config, key: str) -> DataLoader:
     return Runner.build_dataloader(copy.deepcopy(cfg[key]), seed=0)
 
 
+def evaluated_data(cfg: Config) -> Any:
+    """Returns the test data of a config."""
+    return _build_loader(cfg, 'test_dataloader').dataset
+
+
 class _KeepsConfig(Runner):
     """A Runner in the folder of its own config, which it must not replace:
     its version of it would name files by absolute paths."""
