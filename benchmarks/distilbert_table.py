@@ -184,9 +184,7 @@ class Table:
             f'{difference_to_bert(source, self.encoder):.1e}'
         )
         self.path = self.folder / 'table.jsonl'
-        lines = (
-            self.path.read_text().splitlines() if self.path.exists() else []
-        )
+        text = self.path.read_text() if self.path.exists() else ''
         self.rows = [json.loads(line) for line in text.splitlines()]
 
     def done(self, **key: Any) -> bool:

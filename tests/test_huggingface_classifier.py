@@ -3,11 +3,18 @@
 import pytest
 import torch
 from mmengine.config import Config
-from transformers import BertConfig, BertForSequenceClassification
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from mmprune.adapters import bert_groups, distilbert_groups
 from mmprune.checkpoints.writing import save_pruned
 from mmprune.models import load_model
+from mmprune.models.huggingface_folder import save_folder
 from mmprune.plan import PruningPlan
 from mmprune.pruners import StructuredPruner, masked_difference
 from mmprune.registry import MODELS
@@ -148,3 +155,36 @@ def test_pickles_are_refused(tmp_path):
 def test_what_cannot_be_built_is_said(options, says):
     with pytest.raises(ValueError, match=says):
         build(**options)
+
+
+def test_plain_code_loads_the_folder_of_a_pruned_model(tmp_path):
+    model = loud(build())
+    groups = tuple(distilbert_groups(model))
+    keep = {
+        g.name: [1, 3] if g.granularity == 'head' else [4, 8, 40]
+        for g in groups
+    }
+    keep[groups[0].name] = keep[groups[0].name][:1]
+    apply_plan(model, PruningPlan(groups, keep))
+    save_folder(model, tmp_path)
+
+    small = AutoModelForSequenceClassification.from_config(
+        AutoConfig.from_pretrained(tmp_path)
+    )
+    for name, weight in load_file(tmp_path / 'model.safetensors').items():
+        path, _, leaf = name.rpartition('.')
+        module = small.get_submodule(path)
+        setattr(module, leaf, torch.nn.Parameter(weight))
+    assert torch.equal(small.eval()(**batch()).logits, model(batch()))
+
+    again = MODELS.build(
+        dict(
+            type='mmprune.PrunedModel',
+            model=dict(
+                type='mmprune.HuggingFaceClassifier', config=str(tmp_path)
+            ),
+            plan=str(tmp_path / 'plan.json'),
+        )
+    )
+    again.load_state_dict(load_file(tmp_path / 'model.safetensors'))
+    assert torch.equal(again.eval()(batch()), model(batch()))

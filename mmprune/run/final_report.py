@@ -53,7 +53,8 @@ def final_report(
         entries: The models; the first is what others are compared with.
         folder: Where to write.
         latency_runs: Timed runs of each model, 0 for none.
-        seq_len: Tokens of a sentence for multiply-adds, batch 1.
+        seq_len: Tokens of a sentence for multiply-adds, batch 1; fewer where
+            a model has fewer places.
         log: Prints a line.
 
     Returns:
@@ -104,6 +105,7 @@ def _row(
     name = cfg.get('main_metric') or next(iter(metrics))
     quantization = (checkpoint.get('meta') or {}).get('quantization')
     eight = quantization and quantization['scheme']['activations'] == 'int8'
+    seq_len = min(seq_len, model.config.max_position_embeddings)
     macs = count_macs(model, lambda net: _one(net, seq_len))['']
     return dict(
         name=entry.name,
@@ -113,7 +115,7 @@ def _row(
         n_eval=len(training.evaluated_data(cfg)),
         params_total=_weights(model),
         params_nonzero=None if quantization else count_nonzero(model),
-        size_mb_on_disk=Path(entry.checkpoint).stat().st_size / 1e6,
+        size_mb_on_disk=_megabytes(model, checkpoint, entry.checkpoint),
         size_mb_in_memory=_bytes(model) / 1e6,
         gmacs=macs / 1e9,
         gflops=2 * macs / 1e9,
@@ -130,13 +132,18 @@ def _row(
 
 def _one(model: nn.Module, seq_len: int) -> Any:
     """Runs a text classifier on one sentence of so many tokens."""
-    longest = model.config.max_position_embeddings
-    size = min(seq_len, longest)
-    ids = torch.ones(1, size, dtype=torch.long)
+    ids = torch.ones(1, seq_len, dtype=torch.long)
     return model(
         dict(input_ids=ids, attention_mask=torch.ones_like(ids)),
         mode='tensor',
     )
+
+
+def _megabytes(model: nn.Module, checkpoint: Mapping, path: str) -> float:
+    """Size of a file; of one of a training, without its optimizer."""
+    if 'optimizer' in checkpoint:
+        return _bytes(model) / 1e6
+    return Path(path).stat().st_size / 1e6
 
 
 def _bytes(model: nn.Module) -> int:
@@ -158,16 +165,13 @@ def _weights(model: nn.Module) -> int:
 
 def _kept(checkpoint: Mapping, cfg: Config, kind: str) -> list[int]:
     """Units of a kind that each layer has."""
-    plan = checkpoint_plan(checkpoint)
-    if plan is None:
-        # Of a packed model adapters would not know the layers.
-        groups = build_family(cfg).groups(build_model(cfg))
-        groups = [g for g in groups if g.granularity == kind]
-        return [group.size for group in groups]
+    # Of the dense model: of a packed one adapters would not know the layers.
+    groups = build_family(cfg).groups(build_model(cfg))
+    keep = (checkpoint_plan(checkpoint) or {}).get('keep', {})
     return [
-        len(plan['keep'][group['name']])
-        for group in plan['groups']
-        if group['granularity'] == kind
+        len(keep.get(group.name, range(group.size)))
+        for group in groups
+        if group.granularity == kind
     ]
 
 

@@ -58,7 +58,7 @@ def config_from(args: Any, task: Config, pruned: Path, dense: str) -> Config:
     """Returns the config of the training that the flags describe."""
     name = 'qkd_fast' if args.fast else f'qkd_{args.preset or "full"}'
     mode = words.mode_config(name)
-    cfg = words.with_mode(task, mode)
+    cfg = words.with_mode(task, mode, words.QKD)
     model = without_pretrained(task.model.to_dict())
     weights, temperature = words.weights_of(mode)
     for key in weights:

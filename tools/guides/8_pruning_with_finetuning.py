@@ -111,7 +111,7 @@ def config_from(args: Any, task: Config, dense: str) -> Config:
     """Returns the config of the training that the flags describe."""
     name = 'kgsp_fast' if args.fast else f'kgsp_{args.preset or "full"}'
     mode = words.mode_config(name)
-    cfg = words.with_mode(task, mode)
+    cfg = words.with_mode(task, mode, words.PRUNED)
     model = without_pretrained(task.model.to_dict())
     weights, temperature = words.weights_of(mode)
     cfg.model = dict(
@@ -144,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         seed=args.seed,
     )
     words.run_training(cfg, folder, about, task)
+    words.save_folder_of(task, folder / 'pruned.pth', folder / 'huggingface')
     words.finish(folder, about, folder / 'pruned.pth')
 
 

@@ -25,8 +25,8 @@ QUANTIZED, PTQ = 'quantized_student', 'pruned_quantized'
 QKD = 'pruned_qkd4bit'
 TASK = 'task.py'
 # The small model learns faster, and its training has few steps.
-TINY_RATE, TINY_INTERVAL, TINY_WINDOW = 3e-4, 5, 5
-MODES = ('l2', 'kd_grad', 'l2+kd_grad')
+TINY_RATES = {PRUNED: 3e-4, QKD: 5e-5}
+TINY_INTERVAL, TINY_WINDOW = 5, 5
 
 
 def add_task_flags(add: Any) -> None:
@@ -68,8 +68,9 @@ def is_tiny(task: Config) -> bool:
     return task.train_dataloader.dataset.type == 'mmprune.GeneratedSentiment'
 
 
-def with_mode(task: Config, mode: Config) -> Config:
-    """Returns the task trained as a mode says, on as much of its data."""
+def with_mode(task: Config, mode: Config, step: str) -> Config:
+    """Returns the task trained as a mode of a step says, on as much of its
+    data."""
     cfg = copy.deepcopy(task)
     for key in ('train_dataloader', 'val_dataloader'):
         cfg[key].batch_size = mode[key].batch_size
@@ -82,7 +83,7 @@ def with_mode(task: Config, mode: Config) -> Config:
     cfg.default_hooks.checkpoint = copy.deepcopy(mode.default_hooks.checkpoint)
     cfg.param_scheduler = mode.get('param_scheduler', [])
     if is_tiny(task):
-        cfg.optim_wrapper.optimizer.lr = TINY_RATE
+        cfg.optim_wrapper.optimizer.lr = TINY_RATES[step]
     return cfg
 
 
@@ -206,6 +207,15 @@ def checkpoint_of(folder: Path) -> Path:
             f'the run in {folder} is not finished; go on with --resume'
         )
     return folder / found
+
+
+def save_folder_of(task: Config, checkpoint: Path, folder: Path) -> None:
+    """Writes a pruned model as a folder that transformers can read."""
+    from mmprune.models import load_model
+    from mmprune.models.huggingface_folder import save_folder
+
+    tokenizer = training.evaluated_data(task).tokenizer
+    save_folder(load_model(task, checkpoint), folder, tokenizer)
 
 
 def find_pruned(args: Any) -> Path:
