@@ -11,7 +11,7 @@ from torch import nn
 from ..groups import named_tensors
 
 # What a score or a logit comes from: few weights that matter much.
-OUTPUTS = r'(^|\.)(pre_classifier|classifier|out_proj|head|lm_head|score|fc)$'
+OUTPUTS = r'(^|\.)(pre_classifier|classifier|head|lm_head|score|fc)(\.|$)'
 
 _KINDS = (
     (nn.Embedding, 'an embedding: its rows are looked up, not multiplied'),

@@ -7,7 +7,7 @@ As kgsp_full.py, with 4 epochs for 8, batches of 64 for 32, 30% of the
 sentences and half of those that validate, 64 tokens for 128, a pruning every
 100 steps for 40, 20% of all units in one ranking for two targets, a window of
 20 for 50 that the L2 norm does not read, bfloat16, patience 2 for 5. With the
-20,204 sentences 4 epochs are 1,264 steps.
+20,205 sentences 4 epochs are 1,264 steps.
 """
 
 _base_ = ['kgsp_full.py']
