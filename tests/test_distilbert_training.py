@@ -93,7 +93,6 @@ def test_a_pruning_and_a_learning_resume_bit_identical(dense, tmp_path):
     # What the training computed with is what is packed.
     asked = learning(path, pruned, tmp_path / 'three')
     folder, last = tmp_path / '4bit', tmp_path / 'three' / 'latest.pth'
-    asked.filename = str(CONFIGS / 'qkd_full.py')
     report = quantize(asked, last, folder, latency_runs=0, log=lambda _: None)
     assert len(report['options']['layers']) == 18
     assert report['options']['scheme']['group_size'] == 16
