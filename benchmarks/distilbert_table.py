@@ -28,7 +28,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'guides')]
 
-import distilbert_words as words  # noqa: E402
+from distilbert_guide import words  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 

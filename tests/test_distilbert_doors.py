@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmprune.run import named_runs
+from mmprune.run.final_report import STEPS
 
 GUIDES = Path(__file__).resolve().parents[1] / 'tools' / 'guides'
 SMALL = (
@@ -37,7 +38,7 @@ def door():
 @pytest.fixture
 def tiny_task(door, monkeypatch):
     """The embedded task with few sentences and one epoch."""
-    import distilbert_words as words
+    from distilbert_guide import words
 
     cfg = words.load_config(str(words.CONFIGS / 'dense_tiny.py'))
     cfg.train_cfg.max_epochs = 1
@@ -167,11 +168,9 @@ def test_the_four_steps(door, tiny_task, tmp_path, capsys):
     saved = torch.load(learnt / 'quantized.pth', weights_only=True)
     assert saved['meta']['quantization']['scheme']['group_size'] == 32
 
-    import report
-
-    report.main([models, '--final', '--latency-runs', '0'])
+    door(7).main(['--models_dir', models, '--latency_runs', '0'])
     rows = json.loads((tmp_path / 'final_report.json').read_text())['models']
-    assert [row['name'] for row in rows] == list(report.STEPS)
+    assert [row['name'] for row in rows] == list(STEPS)
     assert [row['weight_bits'] for row in rows] == [32, 4, 32, 4, 4]
     assert rows[2]['gflops'] == rows[3]['gflops'] == rows[4]['gflops']
     assert rows[2]['gflops'] < rows[0]['gflops']

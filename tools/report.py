@@ -24,15 +24,6 @@ from mmprune.run.cli import fail_in_one_sentence  # noqa: E402
 from mmprune.run.flags import make_parser  # noqa: E402
 from mmprune.run.report_html import save_curves, write  # noqa: E402
 
-# How the report of the guides calls a model -> its folder.
-STEPS = {
-    'Distilled Student (Baseline)': 'distilled_student',
-    'Quantized Distilled Student': 'quantized_student',
-    'Pruned Student': 'pruning_with_finetuning',
-    'Pruned + Quantized Student (PTQ)': 'pruned_quantized',
-    'Pruned + QKD-4bit (QAT)': 'pruned_qkd4bit',
-}
-
 
 @fail_in_one_sentence
 def main(argv: list[str] | None = None) -> None:
@@ -48,34 +39,14 @@ def main(argv: list[str] | None = None) -> None:
     if not os.access(target, os.W_OK):
         raise ValueError(f'{target} cannot be written; choose another place.')
     if args.final:
-        final(folder, args.latency_runs)
+        # Evaluating needs PyTorch, which --help does without.
+        from mmprune.run.final_report import report_newest
+
+        report_newest(folder, args.latency_runs)
     elif args.curves:
         print(save_curves(folder, args.curves))
     else:
         print(write(folder, args.frames))
-
-
-def final(folder: Path, latency_runs: int) -> None:
-    """Writes the report about the newest model of each step.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    from mmprune.run import named_runs
-    from mmprune.run.final_report import JSON, PICTURE, Entry, final_report
-
-    entries = []
-    for name, step in STEPS.items():
-        found = named_runs.newest(folder, step)
-        if found is None:
-            print(f'left out: {name} ({folder / step}_* is not there)')
-            continue
-        checkpoint = found / named_runs.about(found)['checkpoint']
-        config = found / 'task.py'
-        entries.append(Entry(name, str(config), str(checkpoint)))
-    final_report(entries, folder, latency_runs=latency_runs)
-    for name in (JSON, PICTURE, 'report.html'):
-        print(folder / name)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -18,10 +18,18 @@ from ..family import build_family
 from ..models import build_model, loaded_model
 from ..plan import checkpoint_plan
 from ..quantization.models import float_config
-from . import report_html, training
+from . import named_runs, report_html, training
 from .report import save_json
 
 JSON, PICTURE = 'final_report.json', 'final_report.png'
+# How the report calls a model -> the name of its folder.
+STEPS = {
+    'Distilled Student (Baseline)': 'distilled_student',
+    'Quantized Distilled Student': 'quantized_student',
+    'Pruned Student': 'pruning_with_finetuning',
+    'Pruned + Quantized Student (PTQ)': 'pruned_quantized',
+    'Pruned + QKD-4bit (QAT)': 'pruned_qkd4bit',
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,33 @@ class Entry:
     name: str
     config: str
     checkpoint: str
+
+
+def report_newest(
+    folder: Path, latency_runs: int = 20, log: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Compares the newest model of each step of the DistilBERT guides.
+
+    Args:
+        folder: Where the folders of the steps are, and the report goes.
+        latency_runs: Timed runs of each model, 0 for none.
+        log: Prints a line.
+
+    Raises:
+        ValueError: If there is no model.
+    """
+    entries = []
+    for name, step in STEPS.items():
+        found = named_runs.newest(folder, step)
+        if found is None:
+            log(f'left out: {name} ({folder / step}_* is not there)')
+            continue
+        checkpoint = found / named_runs.about(found)['checkpoint']
+        entries.append(Entry(name, str(found / 'task.py'), str(checkpoint)))
+    rows = final_report(entries, folder, latency_runs=latency_runs, log=log)
+    for name in (JSON, PICTURE, 'report.html'):
+        log(f'wrote {folder / name}')
+    return rows
 
 
 def final_report(

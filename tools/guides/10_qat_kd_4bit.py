@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import distilbert_words as words
+from distilbert_guide import words
 from mmengine.config import Config
 
 from mmprune.checkpoints.writing import (

@@ -5,13 +5,27 @@
 Writes final_report.json, final_report.png and report.html into models/.
 """
 
-import sys
+import argparse
 
-import distilbert_words as words
+from distilbert_guide import words  # first: it finds mmprune
 
-sys.path.insert(0, str(words.ROOT / 'tools'))
+from mmprune.run.cli import fail_in_one_sentence
+from mmprune.run.final_report import report_newest
+from mmprune.run.flags import ShowDefaults
 
-from report import main  # noqa: E402
+
+@fail_in_one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Runs the step."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=ShowDefaults
+    )
+    add = parser.add_argument
+    add('--models_dir', default='./models', help='where the folders are')
+    add('--latency_runs', type=int, default=20, help='timed runs of each')
+    args = parser.parse_args(argv)
+    report_newest(words.Path(args.models_dir), args.latency_runs)
+
 
 if __name__ == '__main__':
-    main(['--final', *(sys.argv[1:] or ['./models'])])
+    main()

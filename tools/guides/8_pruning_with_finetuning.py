@@ -9,7 +9,7 @@ docs/prune_distilbert.md.
 import argparse
 from typing import Any
 
-import distilbert_words as words
+from distilbert_guide import words
 from mmengine.config import Config
 
 from mmprune.checkpoints.writing import without_pretrained

@@ -9,7 +9,7 @@ models/pruned_quantized_YYYYMMDD_HHMMSS/ and models/quantized_student_.../.
 import argparse
 from pathlib import Path
 
-import distilbert_words as words
+from distilbert_guide import words
 
 from mmprune.quantization import Scheme
 from mmprune.run import named_runs

@@ -1,6 +1,6 @@
 """The words of the DistilBERT guides as settings of projects/configs.
 
-The four doors beside this file (8, 9, 10 and 7) share it. Where nothing else
+The four doors above this folder (8, 9, 10 and 7) share it. Where nothing else
 is asked for, they work on generated reviews and a small DistilBERT.
 """
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 from mmengine.config import Config  # noqa: E402
