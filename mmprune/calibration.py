@@ -1,6 +1,6 @@
 """The pass over data: collects the statistics that a criterion needs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,12 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from .allocation import lowest_overall
-from .groups import PruneGroup, matrix_names, named_tensors, unit_elements
+from .groups import (
+    PruneGroup,
+    Slice,
+    matrix_names,
+    named_tensors,
+    unit_elements,
+    unit_sums,
+)
 from .inputs import InputSums, watched_layers
 from .statistics import Statistics
 
 LossFn = Callable[[nn.Module, Any], Tensor]
-NEEDS = ('grad', 'activation', 'inputs', 'hessian', 'survivors')
+# How the products of weight and gradient of a unit become one number.
+CHANGES = ('abs_of_sum', 'sum_of_abs')
+NEEDS = ('grad', 'activation', 'inputs', 'hessian', 'survivors', *CHANGES)
+_FROM_GRADIENTS = {'grad', *CHANGES}
 
 
 def calibrate(
@@ -61,8 +71,8 @@ def calibrate(
             _watched_outputs(model, groups, needs, stats),
             _watched_inputs(model, groups, weights, needs, stats),
         ):
-            _run(model, batches, loss_fn, names, needs, stats)
-    if 'grad' in needs:
+            _run(model, groups, batches, loss_fn, names, needs, stats)
+    if needs & _FROM_GRADIENTS:
         _check_gradients(groups, weights, stats)
     return stats
 
@@ -90,8 +100,43 @@ def filled_units(group: PruneGroup, survivors: dict[str, Tensor]) -> float:
     return sum(int(survivors[p.tensor].sum()) for p in parts) / per_unit
 
 
+def unit_changes(
+    groups: Iterable[PruneGroup],
+    tensors: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    kind: str = 'abs_of_sum',
+) -> dict[str, Tensor]:
+    r"""Returns the change of one step's loss without each unit of groups.
+
+    ``abs_of_sum``: :math:`|\sum w \, \partial L/\partial w|` over what reads
+    the unit, which is the derivative by a gate on its output. ``sum_of_abs``:
+    :math:`\sum |w \, \partial L/\partial w|` over all its matrices.
+
+    Args:
+        groups: The groups; one without any gradient is left out.
+        tensors: Tensor name -> weights.
+        grads: Tensor name -> gradient.
+        kind: One of :data:`CHANGES`.
+
+    Returns:
+        Group name -> ``[size]``.
+    """
+    found = {}
+    for group in groups:
+        parts = [s for s in _parts(group, kind) if s.tensor in grads]
+        products = [_product(s, tensors, grads, kind) for s in parts]
+        if products:
+            sums = [
+                unit_sums(product, part, group.size)
+                for product, part in zip(products, parts, strict=True)
+            ]
+            found[group.name] = sum(sums).abs()
+    return found
+
+
 def _run(
     model: nn.Module,
+    groups: Sequence[PruneGroup],
     batches: Iterable[Any],
     loss_fn: LossFn | None,
     names: set[str],
@@ -99,7 +144,8 @@ def _run(
     stats: Statistics,
 ) -> None:
     """Runs all batches; adds up gradients where they are needed."""
-    kind = 'gradients' if 'grad' in needs else 'activations'
+    by_gradient = bool(needs & _FROM_GRADIENTS)
+    kind = 'gradients' if by_gradient else 'activations'
     if loss_fn is None:
         raise ValueError(
             f'a criterion that uses {kind} needs a loss; give loss_fn'
@@ -112,7 +158,7 @@ def _run(
             params[name].requires_grad_(True)
         for batch in batches:
             stats.num_batches += 1
-            if 'grad' not in needs:
+            if not by_gradient:
                 with torch.no_grad():
                     loss_fn(model, batch)
                 continue
@@ -120,6 +166,8 @@ def _run(
             for name, grad in found.items():
                 total = stats.grad.get(name)
                 stats.grad[name] = grad if total is None else total + grad
+            for change in needs & {*CHANGES}:
+                _add_changes(stats, groups, found, change)
     finally:
         for name, flag in before.items():
             params[name].requires_grad_(flag)
@@ -128,10 +176,23 @@ def _run(
             f'a criterion that uses {kind} needs calibration data; none was '
             'given'
         )
-    stats.grad = {k: g / stats.num_batches for k, g in stats.grad.items()}
+    for table in (stats.grad, stats.changes):
+        for name in table:
+            table[name] = table[name] / stats.num_batches
     for powers in stats.activation.values():
         for power in powers:
             powers[power] = powers[power] / stats.num_batches
+
+
+def _add_changes(
+    stats: Statistics,
+    groups: Sequence[PruneGroup],
+    grads: dict[str, Tensor],
+    kind: str,
+) -> None:
+    found = unit_changes(groups, stats.tensors, grads, kind)
+    for name, change in found.items():
+        stats.changes[name] = stats.changes.get(name, 0) + change
 
 
 def _gradients(
@@ -213,3 +274,24 @@ def _watched_inputs(
     with sums.watching():
         yield
     stats.inputs, stats.hessian = sums.means(stats.num_batches)
+
+
+def _parts(group: PruneGroup, kind: str) -> tuple[Slice, ...]:
+    if kind == 'sum_of_abs':
+        return group.slices
+    # A slice with a fill is not multiplied by its unit (a logit), so there
+    # the producers tell the change.
+    readers = tuple(s for s in group.consumers if s.fill == 0)
+    whole = readers and len(readers) == len(group.consumers)
+    return readers if whole else group.producers
+
+
+def _product(
+    part: Slice,
+    tensors: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    kind: str,
+) -> Tensor:
+    weight, grad = tensors[part.tensor].detach(), grads[part.tensor]
+    product = weight.float() * grad.float()
+    return product.abs() if kind == 'sum_of_abs' else product

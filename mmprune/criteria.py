@@ -8,6 +8,8 @@ CRITERIA = {
     'saliency': dict(type='mmprune.Saliency'),
     'activation': dict(type='mmprune.Activation'),
     'remain': dict(type='mmprune.Remain'),
+    'kd_grad': dict(type='mmprune.KDGrad'),
+    'l2+kd_grad': dict(type='mmprune.Mixed'),
     'random': dict(type='mmprune.Random'),
     'wanda': dict(type='mmprune.Wanda'),
     'wanda_variant': dict(type='mmprune.WandaVariant'),
@@ -15,7 +17,7 @@ CRITERIA = {
 }
 
 # They have nothing to say about a single weight.
-ONLY_UNITS = ('bn_scale', 'activation', 'remain')
+ONLY_UNITS = ('bn_scale', 'activation', 'remain', 'kd_grad', 'l2+kd_grad')
 # They have nothing to say about a whole unit.
 ONLY_WEIGHTS = ('wanda_variant', 'ria')
 

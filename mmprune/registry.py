@@ -18,8 +18,10 @@ MODELS = _child(
     parents.MODELS,
     'models',
     'models.huggingface_causal_lm',
+    'models.huggingface_classifier',
     'models.lora',
     'models.timm_classifier',
+    'quantization',
 )
 MODEL_WRAPPERS = _child(parents.MODEL_WRAPPERS, 'models.sharded')
 TASK_UTILS = _child(
@@ -30,8 +32,12 @@ TASK_UTILS = _child(
     'pruners',
     'schedule',
 )
-FUNCTIONS = _child(parents.FUNCTIONS, 'adapters', 'discovery', 'hooks')
+FUNCTIONS = _child(
+    parents.FUNCTIONS, 'adapters', 'datasets', 'discovery', 'hooks'
+)
 LOOPS = _child(parents.LOOPS, 'loops')
 DATASETS = _child(parents.DATASETS, 'datasets')
+DATA_SAMPLERS = _child(parents.DATA_SAMPLERS, 'datasets')
 TRANSFORMS = _child(parents.TRANSFORMS, 'datasets')
 METRICS = _child(parents.METRICS, 'metrics')
+OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, 'optim')

@@ -149,6 +149,32 @@ def build_schedules(
     }
 
 
+def in_steps(config: Mapping | Schedule, total: int) -> Mapping | Schedule:
+    """Returns the config of a schedule with fractions as steps.
+
+    Args:
+        config: Its ``begin`` and ``end`` are steps, or floats between 0 and 1
+            for fractions of a training.
+        total: Steps of the training.
+
+    Raises:
+        ValueError: If a fraction is none, or the training too short for two.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    found = dict(config)
+    for key in ('begin', 'end'):
+        value = found.get(key)
+        if isinstance(value, float):
+            if not 0 <= value <= 1:
+                raise ValueError(
+                    f'{key} of a schedule is a step or a fraction between 0.0 '
+                    f'and 1.0 of the training, found {value:g}'
+                )
+            found[key] = int(value * total + 0.5)
+    return found
+
+
 def sparsity_at(
     schedules: Mapping[str, Schedule], step: int
 ) -> float | dict[str, float]:

@@ -1,8 +1,15 @@
 """What a pass over data leaves for the criteria."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import Any
 
 from torch import Tensor
+
+from .groups import PruneGroup
+
+Scores = dict[str, Tensor | None]
 
 
 @dataclass
@@ -19,6 +26,8 @@ class Statistics:
             each input, in a shape that multiplies the weight.
         hessian: Name of a weight -> the same mean of products of two inputs,
             times 2, ``[in, in]``.
+        changes: Name of a group -> how much the loss changes without each of
+            its units, mean over steps ``[size]``.
         survivors: Name of a matrix -> which of its weights a global pruning
             of single weights by magnitude would keep.
         kinds: Module path -> class of the module, to tell norm layers.
@@ -30,6 +39,27 @@ class Statistics:
     activation: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
     hessian: dict[str, Tensor] = field(default_factory=dict)
+    changes: dict[str, Tensor] = field(default_factory=dict)
     survivors: dict[str, Tensor] = field(default_factory=dict)
     kinds: dict[str, type] = field(default_factory=dict)
     num_batches: int = 0
+
+
+@singledispatch
+def scores_of(
+    criterion: Any,
+    groups: Sequence[PruneGroup],
+    stats: Statistics,
+    pruned: Mapping[str, Sequence[int]],
+) -> Scores:
+    """Returns the scores of groups by name; ``None`` where there are none.
+
+    A criterion whose scores depend on all groups registers its own way.
+
+    Args:
+        criterion: The criterion.
+        groups: The groups that compete.
+        stats: What it reads.
+        pruned: Group name -> units that are masked already.
+    """
+    return {group.name: criterion(group, stats) for group in groups}

@@ -12,7 +12,7 @@ from tiny_training import TinyMLP, config, differing, final, run
 
 from mmprune.adapters import ffn_groups
 from mmprune.models import build_model, load_model
-from mmprune.models.distilled import Term
+from mmprune.models.imitation import Term
 from mmprune.pruners import StructuredPruner
 from mmprune.registry import MODELS
 from mmprune.surgery import apply_plan

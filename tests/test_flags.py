@@ -33,6 +33,7 @@ WORDS = {
     'make_keyframe': ['out'],
     'make_mini_world': ['out'],
     'prune_and_retrain': ['config', 'checkpoint'],
+    'quantize': ['config', 'checkpoint'],
     'report': ['folder'],
     'test': ['config', 'checkpoint'],
     'train': ['config'],

@@ -26,6 +26,7 @@ SHAPES = {
     'attention:*.take_over': 'the widths that surgery has given the weights',
     'compat/__init__:_replace_everywhere': 'functions of mmengine',
     'models/semi_structured:to_semi_structured': 'the same, laid out anew',
+    'quantization/layers:PackedLinear.*': 'integers of as many weights',
 }
 UNPICKLES = {'mmprune/checkpoints/*:*': 'the place for it'}
 

@@ -449,7 +449,7 @@ def test_the_hook_of_the_export_is_refused_elsewhere(tmp_path):
     cfg = config(tmp_path)
     cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
     cfg.custom_hooks.append(dict(type='mmprune.ExportHook'))
-    with pytest.raises(ValueError, match='belongs to IterativePruningLoop'):
+    with pytest.raises(ValueError, match='goes with IterativePruningLoop'):
         Runner.from_cfg(cfg).train()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_training import differing
 
-GRADUAL = ('weights', 'units', 'taylor')
+GRADUAL = ('weights', 'units', 'taylor', 'kgsp')
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def ranks(tmp_path_factory):
     assert done.returncode == 0, done.stderr[-3000:]
     return {
         case: [torch.load(folder / f'{case}_{rank}.pt') for rank in range(2)]
-        for case in (*GRADUAL, 'masked', 'distilled')
+        for case in (*GRADUAL, 'masked', 'distilled', 'rounded')
     }
 
 
@@ -41,7 +41,7 @@ def test_gradual_pruning_masks_the_same(ranks, case):
     assert differing(one['masks'], other['masks']) == []
 
 
-@pytest.mark.parametrize('case', [*GRADUAL, 'masked', 'distilled'])
+@pytest.mark.parametrize('case', [*GRADUAL, 'masked', 'distilled', 'rounded'])
 def test_weights_are_the_same(ranks, case):
     one, other = ranks[case]
     assert differing(one['weights'], other['weights']) == []

@@ -10,6 +10,8 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     LlamaConfig,
@@ -17,6 +19,7 @@ from transformers import (
 )
 
 from mmprune.adapters import (
+    bert_groups,
     distilbert_groups,
     ffn_groups,
     gpt2_groups,
@@ -125,6 +128,27 @@ def distilbert() -> Case:
         model,
         lambda m: m(input_ids=ids, attention_mask=mask).logits,
         distilbert_groups,
+    )
+
+
+def bert() -> Case:
+    """A BERT classifier with a padded second sentence."""
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+        )
+    )
+    ids = torch.arange(20).view(2, 10)
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return _case(
+        model,
+        lambda m: m(input_ids=ids, attention_mask=mask).logits,
+        bert_groups,
     )
 
 
@@ -241,6 +265,7 @@ CASES = {
         depthwise,
         vit,
         distilbert,
+        bert,
         llama,
         opt,
         gpt2,

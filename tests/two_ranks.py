@@ -30,6 +30,11 @@ PRUNERS = dict(
     taylor=dict(
         type='mmprune.StructuredPruner', importance=dict(type='mmprune.Taylor')
     ),
+    kgsp=dict(
+        type='mmprune.StructuredPruner',
+        importance=dict(type='mmprune.Mixed'),
+        normalize=None,
+    ),
 )
 
 
@@ -65,6 +70,15 @@ def main(folder: Path) -> None:
         folder / 'distilled', dict(type='mmprune.PlanHook'), model=model
     )
     save(folder, 'distilled', rank, runner, {})
+    model = dict(
+        type='mmprune.FakeQuantizedModel',
+        model=dict(type='TinyMLP'),
+        scheme=dict(group_size=4),
+    )
+    runner = train(
+        folder / 'rounded', dict(type='mmprune.PlanHook'), model=model
+    )
+    save(folder, 'rounded', rank, runner, {})
     dist.destroy_process_group()
 
 

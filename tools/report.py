@@ -6,6 +6,11 @@
 
 Works at any time, also while the training runs, and for any folder that
 tools/train.py writes.
+
+    python tools/report.py models --final
+
+evaluates the newest model of each step of the DistilBERT guides in a folder,
+and writes final_report.json, final_report.png and report.html there.
 """
 
 import os
@@ -34,6 +39,12 @@ class ReportOptions:
     curves: str | None = option(
         None, 'draw the curves alone, as PNG, SVG or PDF', metavar='FILE'
     )
+    final: bool = option(
+        False, 'compare the newest model of each step in the folder'
+    )
+    latency_runs: int = option(
+        20, 'timed runs of each model with --final', least=1
+    )
 
 
 @fail_in_one_sentence
@@ -54,6 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     if not os.access(target, os.W_OK):
         raise ValueError(f'{target} cannot be written; choose another place.')
     # Seconds that --help does without.
+    if asked.final:
+        from mmprune.run.final_report import report_newest
+
+        report_newest(folder, asked.latency_runs)
+        return
     from mmprune.run.report_html import save_curves, write
 
     with blame(f'what {folder} holds cannot be shown'):

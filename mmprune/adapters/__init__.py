@@ -1,5 +1,6 @@
 """Adapters: which units a family of models has. One file each."""
 
+from .bert import bert_groups
 from .blocks import block_groups
 from .deformable import deformable_groups
 from .distilbert import distilbert_groups
@@ -13,6 +14,7 @@ from .traced import traced_groups
 from .vit import vit_groups
 
 __all__ = [
+    'bert_groups',
     'block_groups',
     'deformable_groups',
     'distilbert_groups',

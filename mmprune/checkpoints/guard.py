@@ -13,11 +13,14 @@ def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
     ``checkpoint['meta']['pruning_plan']`` and in ``model.pruning_plan``.
     A plan that removes no unit fits every dense model.
 
+    Whether weights are packed is compared as well.
+
     Raises:
         ValueError: If they do not agree; says how to build the model.
     """
     model = _unwrap(model)
     meta = checkpoint.get('meta')
+    _check_bits(model, meta)
     data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
     plan = getattr(model, 'pruning_plan', None)
     theirs = _removed(data)
@@ -37,6 +40,19 @@ def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
         f'{differing[:5]} differ ({len(differing)} in all); build the model '
         "with type='mmprune.PrunedModel' and this checkpoint as its plan, or "
         'use tools/test.py, which reads the plan from the checkpoint'
+    )
+
+
+def _check_bits(model: Any, meta: Any) -> None:
+    theirs = isinstance(meta, Mapping) and bool(meta.get('quantization'))
+    if theirs == (getattr(model, 'quantization', None) is not None):
+        return
+    bits = ('4 bits', 'float') if theirs else ('float', '4 bits')
+    raise ValueError(
+        f'the weights of the checkpoint are of {bits[0]}, those of the model '
+        f'of {bits[1]}; build the model with the config that '
+        'tools/quantize.py wrote beside the checkpoint, or use tools/test.py, '
+        'which reads it from the checkpoint'
     )
 
 

@@ -22,11 +22,22 @@ from .huggingface import (
 )
 from .packed import is_packed, load_packed
 from .reading import load_checkpoint_file
-from .writing import pruned_model_config, without_pretrained
+from .writing import (
+    pruned_model_config,
+    quantized_model_config,
+    without_pretrained,
+)
 
 
-def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
-    """Returns the untrained model of a config, pruned if a plan is given.
+def build_model(
+    cfg: Config, plan: dict | None = None, quantization: dict | None = None
+) -> nn.Module:
+    """Returns the untrained model of a config.
+
+    Args:
+        cfg: The config.
+        plan: What is pruned, if a checkpoint says so.
+        quantization: What is packed, if a checkpoint says so.
 
     Raises:
         ValueError: If the config has no model.
@@ -42,6 +53,8 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if plan is not None:
         model = pruned_model_config(model, plan)
+    if quantization is not None:
+        model = quantized_model_config(model, quantization)
     name = cfg.filename or 'the config'
     with blame(f'the model of {name} cannot be built', cfg):
         return MODELS.build(model)
@@ -50,8 +63,12 @@ def build_model(cfg: Config, plan: dict | None = None) -> nn.Module:
 def fitted(model: dict, checkpoint: dict, path: str | Path) -> dict:
     """Returns the config of the model that a checkpoint holds."""
     if checkpoint_plan(checkpoint) is None:
-        return without_pretrained(model)
-    return pruned_model_config(model, str(path))
+        model = without_pretrained(model)
+    else:
+        model = pruned_model_config(model, str(path))
+    if _quantization(checkpoint) is not None:
+        model = quantized_model_config(model, str(path))
+    return model
 
 
 def load_checkpoint(path: str | Path, trust: bool = False) -> dict:
@@ -116,7 +133,9 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
     Raises:
         ValueError: If keys or shapes differ.
     """
-    model = build_model(cfg, checkpoint_plan(checkpoint))
+    model = build_model(
+        cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
+    )
     load_weights(model, checkpoint, name)
     return model
 
@@ -137,6 +156,11 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
         raise ValueError(f'{name} does not fit the model: {problem}')
     with blame(f'{name} cannot be loaded'):
         model.load_state_dict(weights)
+
+
+def _quantization(checkpoint: dict) -> dict | None:
+    meta = checkpoint.get('meta')
+    return meta.get('quantization') if isinstance(meta, dict) else None
 
 
 def _named_as(model: nn.Module, weights: dict) -> dict:

@@ -12,6 +12,9 @@ from ..plan import PruningPlan
 from ..version import __version__
 from .normalization import normalization_of_training
 
+# Configs around that of the model whose units are pruned.
+_ROUNDING = ('mmprune.FakeQuantizedModel', 'mmprune.QuantizedModel')
+
 
 def save_pruned(
     model: nn.Module,
@@ -53,21 +56,47 @@ def pruned_model_config(
         plan: What ``mmprune.PrunedModel`` takes.
         data_preprocessor: Where the config has it beside the model.
     """
+    model = without_pretrained(model)
+    if model['type'] in _ROUNDING:
+        inner = pruned_model_config(model['model'], plan, data_preprocessor)
+        return {**model, 'model': inner}
     if model['type'] != 'mmprune.PrunedModel':
-        model = dict(
-            type='mmprune.PrunedModel', model=without_pretrained(model)
-        )
+        model = dict(type='mmprune.PrunedModel', model=model)
     new = {**model, 'plan': plan}
     if data_preprocessor is not None:
         new['data_preprocessor'] = data_preprocessor
     return new
 
 
+def quantized_model_config(
+    model: dict, quantization: dict | str | Path
+) -> dict:
+    """Returns the config of a model with packed weights.
+
+    Args:
+        model: Config of the float model, dense or pruned, or of one that was
+            trained with rounded weights.
+        quantization: What ``mmprune.QuantizedModel`` takes.
+    """
+    model = without_pretrained(model)
+    if model['type'] in _ROUNDING:
+        kept = ('type', 'model', 'scheme', 'keep', 'quantization')
+        more = {k: v for k, v in model.items() if k not in kept}
+        model = {**model['model'], **more}
+    return dict(
+        type='mmprune.QuantizedModel', model=model, quantization=quantization
+    )
+
+
 def without_pretrained(model: dict) -> dict:
     """Returns the config of a model whose weights a checkpoint gives.
 
-    Where it is used, those that its training began with need not be there.
+    Where it is used, those that its training began with need not be there,
+    nor the teacher that it learnt from.
     """
+    if model.get('type') == 'mmprune.DistilledModel':
+        kept = {k: v for k, v in model.items() if k == 'data_preprocessor'}
+        return without_pretrained({**model['student'], **kept})
     return {**model, 'pretrained': None} if model.get('pretrained') else model
 
 

@@ -1,6 +1,7 @@
 """Hooks for a stock mmengine Runner."""
 
 from .checkpoint_hook import CheckpointWriteError, SafeCheckpointHook
+from .early_stop_hook import EarlyStopHook
 from .export_hook import ExportHook
 from .gradual_pruning_hook import GradualPruningHook
 from .group_penalty_hook import GroupPenaltyHook
@@ -13,6 +14,7 @@ from .unread_data_hook import UnreadDataHook
 
 __all__ = [
     'CheckpointWriteError',
+    'EarlyStopHook',
     'ExportHook',
     'GradualPruningHook',
     'GroupPenaltyHook',

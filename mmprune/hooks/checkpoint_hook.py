@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ..atomic_file import point_to, remove_temporary, write_whole
 from ..models.sharded import FullyShardedModel, gathered_state, split_state
 from ..registry import HOOKS
+from .gradual_pruning_hook import pruning_goes_on
 
 BACKEND = 'mmprune_atomic'
 _STALE = 'stale_ckpts'
@@ -40,8 +41,10 @@ class SafeCheckpointHook(CheckpointHook):
     after the new one is on disk; ``latest.pth`` leads to the newest one and
     ``last_checkpoint`` names it, for ``resume=True``. Half-written files of
     killed runs are removed at the start of training. A folder that is not
-    local, or an explicit ``backend_args``, is served as mmengine does.
-    A ``mmprune.FullyShardedModel`` is put together before it is written.
+    local, or an explicit ``backend_args``, is served as mmengine does. Where a
+    :class:`GradualPruningHook` prunes, ``save_best`` chooses among the models
+    that are pruned in full. A ``mmprune.FullyShardedModel`` is put together
+    before it is written.
 
     Takes the arguments of ``CheckpointHook``.
     """
@@ -148,6 +151,8 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove_stale()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if pruning_goes_on(runner):
+            return
         try:
             with self._put_together(runner):
                 super()._save_best_checkpoint(runner, metrics)

@@ -8,7 +8,9 @@ it is called (``criterion(group, stats) -> [size]``), and has a method
 
 from .activation import Activation
 from .bn_scale import BNScale
+from .kd_grad import KDGrad
 from .magnitude import Magnitude
+from .mixed import Mixed
 from .random import Random
 from .remain import Remain
 from .ria import RIA
@@ -21,7 +23,9 @@ __all__ = [
     'Activation',
     'RIA',
     'BNScale',
+    'KDGrad',
     'Magnitude',
+    'Mixed',
     'Random',
     'Remain',
     'Saliency',

@@ -3,96 +3,19 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.loading import load_weights
 from ..checkpoints.reading import load_checkpoint_file
-from ..checks import check_choice
+from ..checkpoints.writing import without_pretrained
 from ..groups import named_tensors
-from ..pruners.verify import tensors_of
 from ..registry import MODELS
 from ..surgery import kept_index
-
-_LOSSES = ('kl', 'l1', 'mse')
-
-
-@dataclass(frozen=True)
-class Term:
-    r"""An output that the student imitates, and its weight in the loss.
-
-    ``mse`` and ``l1`` are means over all elements. ``kl`` is
-    :math:`T^2 \sum_c p_c \log (p_c / q_c)` with the teacher's :math:`p` and
-    the student's :math:`q` softened by the temperature :math:`T`, a mean over
-    all other dimensions; Hinton et al., "Distilling the Knowledge in a Neural
-    Network", 2015.
-
-    Args:
-        source: Path of the module whose output counts, the same in both
-            models; empty for what ``forward(mode='tensor')`` returns, which
-            costs the student a second forward.
-        loss: ``kl``, ``mse`` or ``l1``.
-        weight: Factor of the loss.
-        temperature: Of ``kl``.
-        keys: Entries to compare where the output is a dict; empty for all
-            tensors in it.
-        dim: Dimension of the classes, for ``kl``.
-    """
-
-    source: str = ''
-    loss: str = 'mse'
-    weight: float = 1.0
-    temperature: float = 1.0
-    keys: Sequence[str] = ()
-    dim: int = -1
-
-    def __post_init__(self) -> None:
-        check_choice('loss of a distillation', self.loss, _LOSSES)
-        if self.weight <= 0 or self.temperature <= 0:
-            raise ValueError(
-                'weight and temperature of a distillation must be positive, '
-                f'found {self.weight:g} and {self.temperature:g}'
-            )
-
-    @property
-    def name(self) -> str:
-        """How the logs call it."""
-        return f'loss_distill_{self.source or "outputs"}'
-
-    def tensors(self, output: Any) -> list[Tensor]:
-        """Returns the tensors of an output that count.
-
-        Raises:
-            KeyError: If the output lacks a key.
-        """
-        if self.keys:
-            has = list(output) if isinstance(output, Mapping) else []
-            missing = [key for key in self.keys if key not in has]
-            if missing:
-                raise KeyError(
-                    f'{self.source or "the model"} returns no {missing[0]!r} '
-                    f'to distil; it has {has}'
-                )
-            output = [output[key] for key in self.keys]
-        return tensors_of(output)
-
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Returns the weighted loss of two tensors of one shape."""
-        student, teacher = student.float(), teacher.float()
-        if self.loss == 'mse':
-            return self.weight * F.mse_loss(student, teacher)
-        if self.loss == 'l1':
-            return self.weight * F.l1_loss(student, teacher)
-        soft = self.temperature
-        log_q = F.log_softmax(student / soft, self.dim)
-        log_p = F.log_softmax(teacher / soft, self.dim)
-        divergence = (log_p.exp() * (log_p - log_q)).sum(self.dim).mean()
-        return self.weight * soft**2 * divergence
+from .imitation import Term
 
 
 class Distiller:
@@ -103,7 +26,13 @@ class Distiller:
     the student, as an EMA hook makes, has no teacher.
     """
 
-    def __init__(self, teacher: nn.Module, terms: Sequence[Term]) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module,
+        terms: Sequence[Term],
+        task_weight: float = 1.0,
+    ) -> None:
+        self.task_weight = task_weight
         self.teacher: nn.Module | None = teacher.eval().requires_grad_(False)
         self.terms = tuple(terms)
 
@@ -114,8 +43,13 @@ class Distiller:
 
     @property
     def modules(self) -> list[str]:
-        """Paths of the modules whose outputs are compared."""
+        """Paths of the student's modules whose outputs are compared."""
         return sorted({term.source for term in self.terms if term.source})
+
+    @property
+    def teacher_modules(self) -> list[str]:
+        """Paths of those of the teacher."""
+        return sorted({term.expected for term in self.terms if term.source})
 
     @torch.no_grad()
     def teacher_outputs(self, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -124,16 +58,22 @@ class Distiller:
         found: dict[str, Any] = {}
         if self.modules:
             # The path that the student takes, so the same modules run.
-            with captured(self.teacher, self.modules) as found:
+            with captured(self.teacher, self.teacher_modules) as found:
                 self.teacher(*args, mode='loss', **kwargs)
         if any(not term.source for term in self.terms):
             found[''] = self.teacher(*args, mode='tensor', **kwargs)
         return found
 
     def losses(
-        self, student: nn.Module, found: dict, expected: dict
+        self, student: nn.Module, found: dict, expected: dict, inputs: Any
     ) -> dict[str, Tensor]:
         """Returns the named losses of a batch.
+
+        Args:
+            student: The student.
+            found: Its outputs, by source.
+            expected: Those of the teacher.
+            inputs: What both were given.
 
         Raises:
             ValueError: If outputs cannot be compared.
@@ -141,7 +81,8 @@ class Distiller:
         losses: dict[str, Tensor] = {}
         for term in self.terms:
             mine = term.tensors(_of(found, term.source))
-            theirs = term.tensors(_of(expected, term.source))
+            theirs = term.tensors(_of(expected, term.expected))
+            mask = _mask_of(term.mask, inputs)
             if len(mine) != len(theirs):
                 raise ValueError(
                     f'{term.source or "the model"} returns {len(mine)} '
@@ -149,13 +90,13 @@ class Distiller:
                     'teacher; name those to compare with `keys`'
                 )
             for one, other in zip(mine, theirs, strict=True):
-                other = self._narrowed(student, term.source, one, other)
-                loss = term(one, other)
+                other = self._narrowed(student, term, one, other)
+                loss = term(one, other, mask)
                 losses[term.name] = losses.get(term.name, 0) + loss
         return losses
 
     def _narrowed(
-        self, student: nn.Module, source: str, mine: Tensor, theirs: Tensor
+        self, student: nn.Module, term: Term, mine: Tensor, theirs: Tensor
     ) -> Tensor:
         """The teacher's output at the units that the student kept.
 
@@ -164,7 +105,10 @@ class Distiller:
         """
         if mine.shape == theirs.shape:
             return theirs
-        kept = _kept_outputs(student, self.teacher, source)
+        source = term.source
+        kept = None
+        if term.expected == source:
+            kept = _kept_outputs(student, self.teacher, source)
         sizes = list(zip(mine.shape, theirs.shape, strict=False))
         dims = [d for d, (a, b) in enumerate(sizes) if a != b]
         fits = mine.ndim == theirs.ndim and len(dims) == 1
@@ -197,7 +141,14 @@ class _Distilled:
             losses = super().forward(*args, mode='loss', **kwargs)
         if '' in expected:
             found[''] = super().forward(*args, mode='tensor', **kwargs)
-        return {**losses, **distiller.losses(self, found, expected)}
+        weight = distiller.task_weight
+        if weight != 1:
+            losses = {
+                name: _times(value, weight) if 'loss' in name else value
+                for name, value in losses.items()
+            }
+        given = dict(enumerate(args)) | kwargs
+        return {**losses, **distiller.losses(self, found, expected, given)}
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> nn.Module:
         # `.to(device)` and its kin come through here.
@@ -213,6 +164,7 @@ def build_distilled_model(
     terms: Sequence[dict] = (),
     teacher: dict | None = None,
     trust: bool = False,
+    task_weight: float = 1.0,
     **kwargs: Any,
 ) -> nn.Module:
     """Returns the student, whose training loss also follows the teacher.
@@ -229,6 +181,7 @@ def build_distilled_model(
         teacher: Config of the teacher; by default the dense model that the
             student was pruned from.
         trust: Whether to unpickle what the safe loader refuses.
+        task_weight: Factor of the student's own losses.
         kwargs: Further arguments of both models, as ``data_preprocessor``.
 
     Raises:
@@ -252,14 +205,22 @@ def build_distilled_model(
             'DistilledModel: there is nothing to imitate; give terms, as '
             "[dict(loss='kl', temperature=2.0)]"
         )
-    dense = MODELS.build({**copy.deepcopy(teacher), **copy.deepcopy(kwargs)})
+    teacher = without_pretrained(copy.deepcopy(teacher))
+    dense = MODELS.build({**teacher, **copy.deepcopy(kwargs)})
     if teacher_checkpoint is not None:
         loaded = load_checkpoint_file(teacher_checkpoint, trust=trust)
         load_weights(dense, loaded, teacher_checkpoint)
     model = MODELS.build({**student, **kwargs})
-    distiller = Distiller(dense, [Term(**term) for term in terms])
+    if task_weight < 0:
+        raise ValueError(
+            'task_weight of a distillation is not negative, found '
+            f'{task_weight:g}'
+        )
+    terms = [Term(**term) for term in terms]
+    distiller = Distiller(dense, terms, task_weight)
     for path in distiller.modules:
         _check_module(model, path, 'student')
+    for path in distiller.teacher_modules:
         _check_module(dense, path, 'teacher')
     kind = type(model)
     model._distiller = distiller
@@ -297,6 +258,29 @@ def _check_module(model: nn.Module, path: str, role: str) -> None:
             f'DistilledModel: the {role} has no module {path!r} to distil; '
             f'its parts are {children}'
         ) from error
+
+
+def _mask_of(name: str, inputs: Any) -> Tensor | None:
+    """The input of a name, also inside of another; ``None`` for no name."""
+    if not name:
+        return None
+    waiting = [inputs]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, Mapping):
+            if isinstance(found.get(name), Tensor):
+                return found[name]
+            waiting += found.values()
+    raise ValueError(
+        f'the distillation counts the positions of {name!r}, and the batch '
+        'has no such input; name one that it has'
+    )
+
+
+def _times(value: Any, weight: float) -> Any:
+    if isinstance(value, list):
+        return [each * weight for each in value]
+    return value * weight
 
 
 def _of(found: dict, source: str) -> Any:

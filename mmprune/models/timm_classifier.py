@@ -1,17 +1,12 @@
 """Image classifiers of timm as mmengine models."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from mmengine.model import BaseModel
-from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from torch import nn
 
-from ..checks import check_choice
 from ..registry import MODELS
+from .classifier import Classifier
 from .pretrained import load_pretrained
 
 
@@ -52,79 +47,6 @@ def build_timm_classifier(
         moved = load_pretrained(net, timm_name=model, **pretrained)
         net.pretrained_tensors = moved.count
     return net
-
-
-class Classifier(BaseModel):
-    """What mmengine needs of a network that returns class scores.
-
-    It is put before the network's own class, so that parameters keep their
-    names.
-
-    Attributes:
-        network: The network's own class.
-    """
-
-    network: type
-
-    def adopt(
-        self, data_preprocessor: dict | nn.Module | None, smoothing: float
-    ) -> None:
-        """Adds what ``BaseModel.__init__`` would add to a built network."""
-        if not isinstance(data_preprocessor, nn.Module):
-            data_preprocessor = MODELS.build(
-                data_preprocessor or dict(type='BaseDataPreprocessor')
-            )
-        self.data_preprocessor = data_preprocessor
-        self.label_smoothing = smoothing
-        self.pretrained_tensors = 0
-        self.init_cfg = None
-        self._is_init = True
-
-    def init_weights(self, *_: Any, **__: Any) -> None:
-        """Does nothing: timm has set the weights when it built them."""
-
-    def forward(
-        self,
-        inputs: Tensor,
-        data_samples: Tensor | Sequence[int] | None = None,
-        mode: str = 'tensor',
-    ) -> Tensor | dict[str, Tensor] | list[BaseDataElement]:
-        """Returns class scores, the loss, or predictions.
-
-        Inputs are images ``[B, C, H, W]``, data samples labels ``[B]``.
-
-        Raises:
-            ValueError: If the mode is another, or labels are missing.
-        """
-        check_choice('mode', mode, ('tensor', 'loss', 'predict'))
-        logits = self.network.forward(self, inputs)
-        if mode == 'tensor':
-            return logits
-        labels = None
-        if data_samples is not None:
-            labels = torch.as_tensor(data_samples, device=logits.device)
-        if mode == 'predict':
-            return _predictions(logits, labels)
-        if labels is None:
-            raise ValueError('the loss needs labels; data_samples is None')
-        loss = F.cross_entropy(
-            logits.float(), labels, label_smoothing=self.label_smoothing
-        )
-        return dict(loss=loss)
-
-
-def _predictions(
-    logits: Tensor, labels: Tensor | None
-) -> list[BaseDataElement]:
-    scores = logits.float().softmax(1).cpu()
-    found = [
-        BaseDataElement(pred_scores=row, pred_label=int(row.argmax()))
-        for row in scores
-    ]
-    if labels is not None:
-        for sample, label in zip(found, labels.tolist(), strict=True):
-            sample.gt_label = label
-    return found
 
 
 @functools.cache

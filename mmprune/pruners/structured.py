@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..allocation import (
@@ -24,7 +24,8 @@ from ..groups import PruneGroup
 from ..importance.magnitude import Magnitude
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
-from ..statistics import Statistics
+from ..statistics import Statistics, scores_of
+from .nested import kept_before, removed_first, removed_units
 from .protection import keep_other_kinds, protect
 
 # Nobody wants a multiple of 8 heads.
@@ -60,6 +61,9 @@ class StructuredPruner:
             compete: their ``mean``, so that neither big groups nor big
             weights win by size, their ``norm``, or nothing (``None``).
         fill_back: Fraction of the units that would be removed which stays.
+        together: Whether units of all granularities compete in one ranking,
+            with one sparsity; made for scores that compare, as those of
+            ``mmprune.Mixed``.
         strict: Whether a group of which ``min_keep`` does not allow to
             remove so many is an error; if not, it keeps just that many.
     """
@@ -74,6 +78,7 @@ class StructuredPruner:
     tolerance: float = 0.005
     normalize: str | None = 'mean'
     fill_back: float = 0.0
+    together: bool = False
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -91,6 +96,12 @@ class StructuredPruner:
             raise ValueError(
                 f'target {self.target!r} is met by all units together; give '
                 'one sparsity, not one for each granularity'
+            )
+        alone = (self.round_to, self.min_keep) == (1, 1)
+        if self.together and (by_kind or not alone):
+            raise ValueError(
+                'together ranks all units in one list: give one sparsity, and '
+                'leave round_to and min_keep at 1'
             )
         if isinstance(self.importance, dict):
             criterion = TASK_UTILS.build(self.importance)
@@ -129,17 +140,18 @@ class StructuredPruner:
         open_groups = [g for g in groups if not g.dense]
         if stats is None:
             stats = self.calibrate(model, open_groups, batches, loss_fn)
-        groups, scores = self.score(groups, stats)
+        pruned = removed_units(before)
+        groups, scores = self.score(groups, stats, pruned)
         if before is not None:
             first = restart and self.score(groups, restart)[1]
-            scores = _of_removed(scores, before, first)
+            scores = removed_first(scores, before, first)
         bound = before if restart is None else None
         if self.target == 'units':
             keep = self._keep_units(groups, scores, stats, bound)
         else:
             keep = self._keep_cost(groups, scores, costs)
         if bound is not None:
-            keep = _without(keep, bound)
+            keep = kept_before(keep, bound)
         pruned = tuple(g for g in groups if len(keep[g.name]) < g.size)
         return PruningPlan(
             groups=pruned,
@@ -222,16 +234,19 @@ class StructuredPruner:
         )
 
     def score(
-        self, groups: list[PruneGroup], stats: Statistics
+        self,
+        groups: list[PruneGroup],
+        stats: Statistics,
+        pruned: Mapping[str, Sequence[int]] = MappingProxyType({}),
     ) -> tuple[list[PruneGroup], dict[str, Tensor]]:
         """Returns the groups that can lose units, and their scores."""
-        scored, scores = [], {}
-        for group in groups:
-            score = None if group.dense else self.importance(group, stats)
-            if score is None:
-                continue
-            scored.append(group)
-            scores[group.name] = self._normalized(score.detach().cpu())
+        groups = [g for g in groups if not g.dense]
+        found = scores_of(self.importance, groups, stats, pruned)
+        scored = [g for g in groups if found[g.name] is not None]
+        scores = {
+            g.name: self._normalized(found[g.name].detach().cpu())
+            for g in scored
+        }
         if not scored:
             name = type(self.importance).__name__
             raise ValueError(
@@ -268,7 +283,8 @@ class StructuredPruner:
             # A block is a layer of its own: blocks always compete.
             single = self.scope == 'layer' and group.granularity != 'layer'
             alone = group.name if single else ''
-            kinds.setdefault((group.granularity, alone), []).append(group)
+            kind = '' if self.together else group.granularity
+            kinds.setdefault((kind, alone), []).append(group)
         parts = []
         for (granularity, _), part in kinds.items():
             wide = granularity in _WIDE
@@ -358,29 +374,3 @@ class StructuredPruner:
             budget=(1 - self.sparsity) * dense,
             tolerance=self.tolerance * dense,
         )
-
-
-def _of_removed(
-    scores: dict[str, Tensor],
-    before: PruningPlan,
-    restart: dict[str, Tensor] | None,
-) -> dict[str, Tensor]:
-    """The scores, with those of removed units below all others, or what they
-    would be after a restart."""
-    scores = {name: score.clone() for name, score in scores.items()}
-    for group in before.groups:
-        score, units = scores.get(group.name), before.removed(group)
-        if score is not None and restart is not None:
-            score[units] = restart[group.name][units]
-        elif score is not None:
-            score[units] = torch.finfo(score.dtype).min
-    return scores
-
-
-def _without(keep: Keep, before: PruningPlan) -> Keep:
-    """The kept units that were kept before as well."""
-    kept = {name: set(units) for name, units in before.keep.items()}
-    return {
-        name: [i for i in units if i in kept.get(name, units)]
-        for name, units in keep.items()
-    }

@@ -49,6 +49,11 @@ def load_dense(cfg: Config, path: Path, options: PruningOptions) -> tuple:
             f'{path} has been pruned before; give the dense checkpoint and '
             'a larger ratio'
         )
+    if 'quantization' in (checkpoint.get('meta') or {}):
+        raise ValueError(
+            f'{path} has 4-bit weights; give the float checkpoint, and '
+            'quantize what is pruned'
+        )
     model = loaded_model(cfg, checkpoint, path)
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():

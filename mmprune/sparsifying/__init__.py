@@ -1,6 +1,6 @@
 """Sparsity that grows while a model is trained, for hooks and loops alike."""
 
-from .gradients import GradientAverages
+from .gradients import GradientAverages, UnitChanges
 from .growth import Growth
 from .masking import Masking
 from .penalty import DecayPenalty
@@ -12,4 +12,5 @@ __all__ = [
     'Growth',
     'Masking',
     'RewindPoint',
+    'UnitChanges',
 ]

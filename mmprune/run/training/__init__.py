@@ -4,6 +4,7 @@ from .recipe import FINE_TUNE, RETRAIN, with_amp, with_safety
 from .run import (
     data_problem,
     evaluate,
+    evaluated_data,
     last_checkpoint,
     run_training,
     runner_for,
@@ -22,6 +23,7 @@ __all__ = [
     'data_problem',
     'digest',
     'evaluate',
+    'evaluated_data',
     'last_checkpoint',
     'prepare',
     'recipe_of',

@@ -67,6 +67,11 @@ def _build_loader(cfg: Config, key: str) -> DataLoader:
     return Runner.build_dataloader(copy.deepcopy(cfg[key]), seed=0)
 
 
+def evaluated_data(cfg: Config) -> Any:
+    """Returns the test data of a config."""
+    return _build_loader(cfg, 'test_dataloader').dataset
+
+
 class _Shards(ConsoleRunner):
     """A Runner that never has a whole sharded model on one device."""
 
