@@ -57,7 +57,7 @@ def save_model_folder(
         reason = describe_shapes(model)
         if reason:
             notes['not_plain'] = reason
-            setattr(model.config, PLAN_KEY, FOLDER_PLAN)
+            model.config.update({PLAN_KEY: FOLDER_PLAN})
 
     def write(beside: Path) -> None:
         model.save_pretrained(beside)
