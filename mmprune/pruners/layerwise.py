@@ -170,7 +170,8 @@ class LayerwisePruner:
 
     def _names(self, model: nn.Module, blocks: list[str]) -> list[list[str]]:
         """The weights of each block that are pruned, named from there."""
-        found = list(prunable_weights(model, self.protect))
+        found = prunable_weights(model, self.protect)
+        found = self._chooser().prunable(model, found)
         names = [
             [n.removeprefix(f'{p}.') for n in found if n.startswith(f'{p}.')]
             for p in blocks
@@ -178,7 +179,7 @@ class LayerwisePruner:
         if not any(names):
             raise ValueError(
                 'nothing can be pruned: `protect` matches every layer of the '
-                f'{len(blocks)} blocks'
+                f'{len(blocks)} blocks, or no pattern fits them'
             )
         return names
 
@@ -210,12 +211,8 @@ class LayerwisePruner:
         stats, expected = _statistics(
             at.block, at.number, at.names, carried, device, self.needs
         )
-        if at.names:
-            if self.reconstruct is None:
-                masks = self._masks(at, stats)
-                clear(weight_regions(at.block, masks))
-            else:
-                self._reconstruct(at, stats)
+        for name in at.names:
+            self._prune_weight(at, name, stats)
         del stats
         carried.carry(at.block, at.number, device, 1 if at.last else None)
         layers = _layers(at.block, at.names)
@@ -228,29 +225,25 @@ class LayerwisePruner:
             layers=layers,
         )
 
-    def _masks(self, at: '_At', stats: Statistics) -> dict[str, Tensor]:
-        chooser = self._chooser(at.sparsity)
-        return chooser.masks(at.block, names=at.names, stats=stats)
-
-    def _reconstruct(self, at: '_At', stats: Statistics) -> None:
-        """Gives the weights of a block new values."""
-        keep = {} if self.importance is None else self._masks(at, stats)
-        for name in at.names:
-            weight = stats.tensors[name]
-            kind = stats.kinds[name.rpartition('.')[0]]
-            turned = input_dim(kind) == 0
-            pruned = ~keep[name] if name in keep else None
-            if turned:
-                weight = weight.T
-                pruned = None if pruned is None else pruned.T
-            values = self.reconstruct.solve(
-                weight,
-                stats.hessian[name],
-                at.sparsity,
-                self.pattern,
-                pruned,
-            )
-            rewrite(stats.tensors[name], values.T if turned else values)
+    def _prune_weight(self, at: '_At', name: str, stats: Statistics) -> None:
+        """Prunes a weight; one at a time, so that one is scored at a time."""
+        keep = {}
+        if self.importance is not None:
+            chooser = self._chooser(at.sparsity)
+            keep = chooser.masks(at.block, names=[name], stats=stats)
+        if self.reconstruct is None:
+            clear(weight_regions(at.block, keep))
+            return
+        weight = stats.tensors[name]
+        pruned = ~keep[name] if name in keep else None
+        turned = input_dim(stats.kinds[name.rpartition('.')[0]]) == 0
+        if turned:
+            weight = weight.T
+            pruned = None if pruned is None else pruned.T
+        values = self.reconstruct.solve(
+            weight, stats.hessian[name], at.sparsity, self.pattern, pruned
+        )
+        rewrite(stats.tensors[name], values.T if turned else values)
 
     def _plan(
         self,
