@@ -1,5 +1,6 @@
 """Keyframes of info files: what is read, how, and what is refused."""
 
+import copy
 import math
 import os
 import pickle
@@ -148,6 +149,22 @@ def test_an_absent_file_is_named(tmp_path):
 
 
 # ---- the data set
+
+
+def test_the_head_of_the_file_is_read_alone(edited):
+    def repeat(content):
+        (info,) = content['data_list']
+        tokens = [dict(copy.deepcopy(info), token=f'{i}') for i in range(9)]
+        content['data_list'] = tokens
+
+    path = edited(repeat)
+    dataset = NuScenesKeyframeDataset(str(path), head=2, test_mode=True)
+    assert [dataset.record(i)['token'] for i in range(2)] == ['0', '1']
+    assert len(dataset) == 2
+    infos = [dict(a=1, b=2)] * 9
+    path.write_bytes(pickle.dumps(dict(metadata={}, infos=infos)))
+    with pytest.raises(ValueError, match='the mmdet3d 0.x layout'):
+        NuScenesKeyframeDataset(str(path), head=1)
 
 
 def test_cameras_come_in_the_order_of_vad(edited):

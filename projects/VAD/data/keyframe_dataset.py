@@ -144,7 +144,9 @@ class NuScenesKeyframeDataset(BaseDataset):
         content = None
         if self.head is not None:
             content = load_first_records(self.ann_file, self.head)
-        content = content or load_info_file(self.ann_file)
+        if content is None or 'data_list' not in content:
+            # Which also says what is wrong with another layout.
+            content = load_info_file(self.ann_file)
         labels = map_labels(self.ann_file, content['metainfo'])
         packer = Packer()
         for index, info in enumerate(content['data_list'][: self.head]):
