@@ -209,25 +209,29 @@ def test_a_list_of_class_names_serves_as_well(keyframe, edited):
     assert np.array_equal(read(edited(listed))['gt_labels_3d'], expected)
 
 
-def test_boxes_that_do_not_count_are_kept_for_pictures(edited):
+def test_boxes_that_do_not_count_are_kept_for_pictures(keyframe, edited):
     def change(content):
         instances = content['data_list'][0]['instances']
         instances[0]['num_lidar_pts'] = 0
         instances[1]['bbox_label_3d'] = -1
         instances[2]['bbox_3d_isvalid'] = False
 
+    whole = read(keyframe)
+    valid = len(read(keyframe, use_valid_flag=True)['gt_bboxes_3d'])
+    # Those that the LiDAR hits; the edited ones are among them.
+    total = len(whole['gt_bboxes_3d'])
     path = edited(change)
     results = read(path)
-    # What the LiDAR of the drawn frame hits: all of its objects.
-    total = 12
-    assert len(results['all_gt_bboxes_3d']) == total - 1
+    assert len(results['all_gt_bboxes_3d']) == (
+        len(whole['all_gt_bboxes_3d']) - 1
+    )
     assert len(results['gt_bboxes_3d']) == total - 2
     assert len(results['gt_labels_3d']) == total - 2
     assert results['attr_labels'].shape == (total - 2, 34)
     in_training = read(path, use_valid_flag=True)['gt_bboxes_3d'].tensor
     kept = results['gt_bboxes_3d'].tensor
     # Instance 0 is valid without LiDAR points, instance 2 the other way.
-    assert len(in_training) == total - 2
+    assert len(in_training) == valid - 2
     assert not np.array_equal(in_training[0], kept[0])
 
 
