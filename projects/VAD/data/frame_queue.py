@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# What counts from the frame before: x, y, z in metres, heading in degrees.
+MOVING = [0, 1, 2, 17]
+
 
 def earlier_frames(idx: int, queue_length: int) -> list[int]:
     """Returns the indices of the earlier frames, newest first.
@@ -14,21 +17,31 @@ def earlier_frames(idx: int, queue_length: int) -> list[int]:
     return [max(i, 0) for i in reversed(window)]
 
 
+def moved_since(can_bus: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Returns a copy of ``can_bus`` that counts from another frame's.
+
+    Position (0:3) and heading (17) become differences; the rest stays.
+
+    Args:
+        can_bus: ``[18]``, absolute.
+        before: ``[18]``, absolute; the same for a frame at rest.
+    """
+    out = np.array(can_bus, dtype=np.float64)
+    out[MOVING] -= np.asarray(before)[MOVING]
+    return out
+
+
 def relative_frames(frames: list[dict]) -> list[dict]:
     """Returns copies whose ``can_bus`` is relative to the frame before.
 
-    Position (0:3) and heading (17) become differences, zero for the first
-    frame; the rest stays.
-
     Args:
-        frames: Results with an absolute ``can_bus [18]``, oldest first.
+        frames: Results with an absolute ``can_bus [18]``, oldest first, which
+            is at rest.
     """
-    out, before = [], None
-    for frame in frames:
-        now = np.array(frame['can_bus'], dtype=np.float64)
-        moved = now.copy()
-        moved[:3] -= now[:3] if before is None else before[:3]
-        moved[17] -= now[17] if before is None else before[17]
-        out.append(dict(frame, can_bus=moved))
-        before = now
-    return out
+    buses = [frame['can_bus'] for frame in frames]
+    return [
+        dict(frame, can_bus=moved_since(now, before))
+        for frame, now, before in zip(
+            frames, buses, [*buses[:1], *buses[:-1]], strict=True
+        )
+    ]

@@ -73,42 +73,36 @@ class PhotoMetricDistortionMultiViewImage(BaseTransform):
         return results
 
     def _distort(self, img: np.ndarray) -> np.ndarray:
-        if _coin():
-            delta = self.brightness_delta
-            img = img + np.float32(np.random.uniform(-delta, delta))
-        contrast_first = _coin()
-        if contrast_first:
-            img = self._contrast(img)
-        img = self._saturation_and_hue(img)
-        if not contrast_first:
-            img = self._contrast(img)
-        if _coin():
-            img = img[..., np.random.permutation(3)]
-        return np.ascontiguousarray(img)
-
-    def _contrast(self, img: np.ndarray) -> np.ndarray:
-        if _coin():
-            return img * np.float32(np.random.uniform(*self.contrast_range))
-        return img
-
-    def _saturation_and_hue(self, img: np.ndarray) -> np.ndarray:
+        """Draws in the order brightness, contrast, saturation, hue, swap."""
+        delta = self.brightness_delta
+        img = img + np.float32(_sometimes(-delta, delta, 0))
+        late = not _coin()
+        if not late:
+            img = img * np.float32(_sometimes(*self.contrast_range, 1))
         hsv = mmcv.bgr2hsv(img)
-        if _coin():
-            hsv[..., 1] *= np.random.uniform(*self.saturation_range)
-        if _coin():
-            hsv[..., 0] += np.random.uniform(-self.hue_delta, self.hue_delta)
-            hsv[..., 0] %= 360
-        return mmcv.hsv2bgr(hsv)
+        hsv[..., 1] *= _sometimes(*self.saturation_range, 1)
+        turn = _sometimes(-self.hue_delta, self.hue_delta, 0)
+        if turn:
+            hsv[..., 0] = (hsv[..., 0] + turn) % 360
+        img = mmcv.hsv2bgr(hsv)
+        if late:
+            img *= np.float32(_sometimes(*self.contrast_range, 1))
+        order = np.random.permutation(3) if _coin() else slice(None)
+        return np.ascontiguousarray(img[..., order])
 
 
 @TRANSFORMS.register_module()
 class NormalizeMultiviewImage(BaseTransform):
-    """Subtracts the mean and divides by the deviation, per channel.
+    """Shifts and scales the grey levels, channel by channel.
+
+    Channels are swapped, less their mean and over their deviation in one
+    affine map of the numbers of a pixel.
 
     Args:
-        mean: Three numbers, in the channel order after ``to_rgb``.
-        std: Three numbers.
-        to_rgb: Whether the BGR picture is turned into RGB first.
+        mean: Grey level that becomes 0, of each channel as the network sees
+            them.
+        std: Grey levels that become 1.
+        to_rgb: Whether the network sees RGB; pictures come as BGR.
     """
 
     def __init__(
@@ -117,23 +111,23 @@ class NormalizeMultiviewImage(BaseTransform):
         std: Sequence[float],
         to_rgb: bool = True,
     ) -> None:
-        self.mean = np.array(mean, dtype=np.float32)
-        self.std = np.array(std, dtype=np.float32)
-        self.to_rgb = to_rgb
         self.settings = dict(
-            mean=list(map(float, mean)),
-            std=list(map(float, std)),
+            mean=[float(level) for level in mean],
+            std=[float(levels) for levels in std],
             to_rgb=bool(to_rgb),
         )
+        order = np.eye(3)[::-1] if to_rgb else np.eye(3)
+        shift = -np.asarray(mean, dtype=np.float64)[:, None]
+        scale = np.asarray(std, dtype=np.float64)[:, None]
+        self._map = np.hstack((order, shift)) / scale
 
     def transform(self, results: dict) -> dict:
-        """Normalises every picture of ``results['img']``."""
-        results['img'] = [
-            mmcv.imnormalize(img, self.mean, self.std, self.to_rgb)
-            for img in results['img']
-        ]
-        results['img_norm_cfg'] = self.settings
-        return results
+        """Normalises ``results['img']`` and notes how in ``img_norm_cfg``."""
+        pictures = (np.asarray(p, np.float32) for p in results['img'])
+        return results | dict(
+            img=[cv2.transform(picture, self._map) for picture in pictures],
+            img_norm_cfg=self.settings,
+        )
 
 
 @TRANSFORMS.register_module()
@@ -200,42 +194,34 @@ class PadMultiViewImage(BaseTransform):
                 f'PadMultiViewImage got size={size} and size_divisor='
                 f'{size_divisor}; give exactly one of the two'
             )
-        self.size = size
-        self.size_divisor = size_divisor
-        self.pad_val = pad_val
+        self._fixed = None if size is None else tuple(size)
+        self._multiple = size_divisor
+        self._filling = (float(pad_val),) * 3
 
     def transform(self, results: dict) -> dict:
         """Pads ``results['img']`` and sets ``img_shape``, ``pad_shape``."""
-        results['ori_shape'] = [img.shape for img in results['img']]
-        results['img'] = [self._pad(img) for img in results['img']]
-        shapes = [img.shape for img in results['img']]
-        results['img_shape'] = results['pad_shape'] = shapes
-        return results
+        padded = [self._pad(picture) for picture in results['img']]
+        shapes = [picture.shape for picture in padded]
+        return results | dict(
+            ori_shape=[picture.shape for picture in results['img']],
+            img=padded,
+            img_shape=shapes,
+            pad_shape=shapes,
+        )
 
     def _pad(self, img: np.ndarray) -> np.ndarray:
-        height, width = img.shape[:2]
-        if self.size is not None:
-            target = self.size
-        else:
-            divisor = self.size_divisor
-            target = (
-                -(-height // divisor) * divisor,
-                -(-width // divisor) * divisor,
-            )
-        if target[0] < height or target[1] < width:
+        size = img.shape[:2]
+        target = self._fixed or [
+            -(-length // self._multiple) * self._multiple for length in size
+        ]
+        bottom, right = np.subtract(target, size).tolist()
+        if min(bottom, right) < 0:
             raise ValueError(
                 f'asked to pad to {tuple(target)}, found a picture of '
-                f'{(height, width)}; resize it first or pad to more'
+                f'{size}; resize it first or pad to more'
             )
-        return cv2.copyMakeBorder(
-            img,
-            0,
-            target[0] - height,
-            0,
-            target[1] - width,
-            cv2.BORDER_CONSTANT,
-            value=(self.pad_val,) * 3,
-        )
+        edges = (0, bottom, 0, right, cv2.BORDER_CONSTANT)
+        return cv2.copyMakeBorder(img, *edges, value=self._filling)
 
 
 @TRANSFORMS.register_module()
@@ -264,21 +250,27 @@ class CustomObjectNameFilter(BaseTransform):
     """Drops the boxes of other classes (label -1 or above the last class).
 
     Args:
-        classes: Names of the classes to keep, in label order.
+        classes: Names of the classes to keep, in label order; those of the
+            data set if none are named.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.num_classes = len(classes)
+    def __init__(self, classes: Sequence[str] | None = None) -> None:
+        self._end = np.inf if classes is None else len(classes)
 
     def transform(self, results: dict) -> dict:
         """Filters the boxes with their labels and attributes."""
         labels = np.asarray(results['gt_labels_3d'])
-        _keep_objects(results, (labels >= 0) & (labels < self.num_classes))
+        _keep_objects(results, (labels >= 0) & (labels < self._end))
         return results
 
 
 def _coin() -> bool:
     return bool(np.random.randint(2))
+
+
+def _sometimes(low: float, high: float, otherwise: float) -> float:
+    """Draws a number in half of the cases, after the coin."""
+    return np.random.uniform(low, high) if _coin() else otherwise
 
 
 def _keep_objects(results: dict, keep: np.ndarray) -> None:

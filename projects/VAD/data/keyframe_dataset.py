@@ -13,6 +13,7 @@ from mmengine.dataset import BaseDataset
 
 from projects.VAD.data.image_transforms import NormalizeMultiviewImage
 from projects.VAD.data.info_file import load_first_records, load_info_file
+from projects.VAD.data.matrices import as_4x4
 from projects.VAD.data.packed_records import Packer, Records, shared_records
 
 CLASSES = (
@@ -381,12 +382,4 @@ def _read_objects(info: dict, labels: dict[int, int], where: str) -> dict:
         out['attr_labels'] = np.array(
             [item['attr_labels'] for item, _ in objects], dtype=np.float32
         )
-    return out
-
-
-def as_4x4(matrix: Sequence) -> np.ndarray:
-    """Returns a 3x3 or 4x4 matrix as a homogeneous 4x4 one."""
-    matrix = np.asarray(matrix, dtype=np.float64)
-    out = np.eye(4)
-    out[: matrix.shape[0], : matrix.shape[1]] = matrix
     return out

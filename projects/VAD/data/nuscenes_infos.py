@@ -259,13 +259,11 @@ def _sensors(
     mount = nusc.get('calibrated_sensor', scan['calibrated_sensor_token'])
     ego = nusc.get('ego_pose', scan['ego_pose_token'])
     return dict(
-        lidar_path=scan['filename'],
-        sweeps=sweeps,
         cams=cams,
-        lidar2ego_translation=mount['translation'],
-        lidar2ego_rotation=mount['rotation'],
-        ego2global_translation=ego['translation'],
-        ego2global_rotation=ego['rotation'],
+        sweeps=sweeps,
+        lidar_path=scan['filename'],
+        **_pose('lidar2ego', mount),
+        **_pose('ego2global', ego),
     )
 
 
@@ -277,17 +275,21 @@ def _relative(
     ego = nusc.get('ego_pose', data['ego_pose_token'])
     sensor2lidar = global2lidar @ _matrix(ego) @ _matrix(mount)
     return dict(
-        data_path=data['filename'],
         type=data['channel'],
-        sample_data_token=data['token'],
-        sensor2ego_translation=mount['translation'],
-        sensor2ego_rotation=mount['rotation'],
-        ego2global_translation=ego['translation'],
-        ego2global_rotation=ego['rotation'],
         timestamp=data['timestamp'],
+        data_path=data['filename'],
+        sample_data_token=data['token'],
+        **_pose('sensor2ego', mount),
+        **_pose('ego2global', ego),
         sensor2lidar_rotation=sensor2lidar[:3, :3],
         sensor2lidar_translation=sensor2lidar[:3, 3],
     )
+
+
+def _pose(name: str, record: dict) -> dict[str, Sequence[float]]:
+    """Place and rotation of a record under the names of an info file."""
+    parts = ('translation', 'rotation')
+    return {f'{name}_{part}': record[part] for part in parts}
 
 
 def _sensor(nusc: NuScenes, sample: dict, name: str) -> dict:

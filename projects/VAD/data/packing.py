@@ -9,6 +9,8 @@ from mmdet3d.registry import TRANSFORMS
 from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import BaseDataElement, InstanceData
 
+from .matrices import as_4x4
+
 META_KEYS = (
     'img_path',
     'lidar2img',
@@ -104,19 +106,11 @@ def lidar2img_of(results: dict) -> np.ndarray:
         results: A sample with ``lidar2img`` or, as stock mmdet3d infos have
             it, ``cam2img`` and ``lidar2cam`` (one matrix per camera).
     """
-    if 'lidar2img' in results:
-        return np.stack(
-            [np.asarray(m, dtype=np.float64) for m in results['lidar2img']]
-        )
-    matrices = []
-    for cam2img, lidar2cam in zip(
-        results['cam2img'], results['lidar2cam'], strict=True
-    ):
-        intrinsic = np.eye(4)
-        cam2img = np.asarray(cam2img, dtype=np.float64)
-        intrinsic[: cam2img.shape[0], : cam2img.shape[1]] = cam2img
-        matrices.append(intrinsic @ np.asarray(lidar2cam, dtype=np.float64))
-    return np.stack(matrices)
+    matrices = results.get('lidar2img')
+    if matrices is None:
+        pairs = zip(results['cam2img'], results['lidar2cam'], strict=True)
+        matrices = [as_4x4(lens) @ as_4x4(place) for lens, place in pairs]
+    return np.stack([np.asarray(m, dtype=np.float64) for m in matrices])
 
 
 def _stack_cameras(imgs: list[np.ndarray]) -> torch.Tensor:

@@ -13,9 +13,9 @@ from projects.VAD.data.box_convention import to_new
 from projects.VAD.data.keyframe_dataset import (
     CAMERAS,
     CLASSES,
-    as_4x4,
     complete_can_bus,
 )
+from projects.VAD.data.matrices import as_4x4
 
 # In the order of ``attr_labels``, with the width of each.
 AGENT_KEYS = {

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from .deformable_attention import (
     TemporalSelfAttention,
 )
 from .deformable_sampling import Shapes
+from .post_norm import PostNormLayer
 
 # A point closer than this to the camera plane (m) is behind the camera.
 _MIN_DEPTH = 1e-5
@@ -104,7 +104,7 @@ def project_pillars(
         return torch.stack((x, y), -1), seen
 
 
-class BEVEncoderLayer(nn.Module):
+class BEVEncoderLayer(PostNormLayer):
     """Temporal self-attention, spatial cross-attention, FFN; post-norm.
 
     Args:
@@ -125,19 +125,15 @@ class BEVEncoderLayer(nn.Module):
         num_points: int = 8,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.attentions = nn.ModuleList(
-            (
-                TemporalSelfAttention(embed_dims, num_heads, dropout=dropout),
-                SpatialCrossAttention(
-                    embed_dims, num_heads, num_levels, num_points, dropout
-                ),
-            )
+        super().__init__(
+            embed_dims,
+            feedforward_channels,
+            dropout,
+            TemporalSelfAttention(embed_dims, num_heads, dropout=dropout),
+            SpatialCrossAttention(
+                embed_dims, num_heads, num_levels, num_points, dropout
+            ),
         )
-        self.ffns = nn.ModuleList(
-            [FFN(embed_dims, feedforward_channels, ffn_drop=dropout)]
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(embed_dims) for _ in range(3))
 
     def forward(
         self,
@@ -163,12 +159,11 @@ class BEVEncoderLayer(nn.Module):
         """
         if history is None:
             history = torch.stack((query, query), 1)
-        temporal, spatial = self.attentions
-        query = temporal(query, query_pos, history, reference, [bev_shape])
-        query = self.norms[0](query)
-        query = spatial(query, features.value, *visible, features.shapes)
-        query = self.norms[1](query)
-        return self.norms[2](self.ffns[0](query))
+        return self.run(
+            query,
+            (query_pos, history, reference, [bev_shape]),
+            (features.value, *visible, features.shapes),
+        )
 
 
 class BEVEncoder(BaseModule):

@@ -2,17 +2,17 @@
 
 from typing import NamedTuple
 
-import torch
-from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 
 from .deformable_attention import CustomMSDeformableAttention
+from .post_norm import PostNormLayer
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """Logit of ``x`` clipped to [0, 1], in float32, finite everywhere."""
-    x = x.float().clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    x = x.float()
+    odds = x.clamp(eps, 1) / (1 - x).clamp(eps, 1)
+    return odds.log()
 
 
 class ResidualAttention(nn.Module):
@@ -58,37 +58,11 @@ class ResidualAttention(nn.Module):
         return query + self.dropout(out.transpose(0, 1))
 
 
-class AttentionLayer(nn.Module):
-    """Attention, norm, FFN, norm."""
-
-    def __init__(
-        self,
-        embed_dims: int,
-        feedforward_channels: int,
-        num_heads: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.attentions = nn.ModuleList(
-            [ResidualAttention(embed_dims, num_heads, dropout)]
-        )
-        self.ffns = nn.ModuleList(
-            [FFN(embed_dims, feedforward_channels, ffn_drop=dropout)]
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(embed_dims) for _ in range(2))
-
-    def forward(self, query: Tensor, *args, **kwargs) -> Tensor:
-        """Returns the next query; arguments of :class:`ResidualAttention`."""
-        query = self.norms[0](self.attentions[0](query, *args, **kwargs))
-        return self.norms[1](self.ffns[0](query))
-
-
-class AttentionDecoder(nn.Module):
-    """Layers of attention between two sets of tokens, Xavier at the start.
+class AttentionLayer(PostNormLayer):
+    """Attention, norm, FFN, norm.
 
     Args:
-        num_layers: Number of layers.
-        embed_dims: Width of both sets.
+        embed_dims: Width of queries, keys and values.
         feedforward_channels: Hidden width of the FFN.
         num_heads: Number of heads.
         dropout: Probability in all parts.
@@ -96,54 +70,72 @@ class AttentionDecoder(nn.Module):
 
     def __init__(
         self,
-        num_layers: int = 1,
         embed_dims: int = 256,
         feedforward_channels: int = 512,
         num_heads: int = 8,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            AttentionLayer(
-                embed_dims, feedforward_channels, num_heads, dropout
-            )
-            for _ in range(num_layers)
+        super().__init__(
+            embed_dims,
+            feedforward_channels,
+            dropout,
+            ResidualAttention(embed_dims, num_heads, dropout),
         )
 
-    def forward(self, query: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, query: Tensor, *others: Tensor | None) -> Tensor:
+        """Returns the next query; arguments of :class:`ResidualAttention`."""
+        return self.run(query, others)
+
+
+class AttentionDecoder(nn.Module):
+    """Layers of attention between two sets of tokens, Xavier at the start.
+
+    Args:
+        num_layers: Number of layers.
+        **layer: Keywords of :class:`AttentionLayer`.
+    """
+
+    def __init__(self, num_layers: int = 1, **layer) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            AttentionLayer(**layer) for _ in range(num_layers)
+        )
+
+    def forward(self, query: Tensor, *others: Tensor | None) -> Tensor:
         """Returns ``[B, queries, C]``; see :class:`ResidualAttention`."""
         for layer in self.layers:
-            query = layer(query, *args, **kwargs)
+            query = layer(query, *others)
         return query
 
 
-class BEVDecoderLayer(nn.Module):
-    """Self-attention, norm, attention on the BEV, norm, FFN, norm."""
+class BEVDecoderLayer(PostNormLayer):
+    """Self-attention, norm, attention on the BEV, norm, FFN, norm.
+
+    Args:
+        embed_dims: Width of queries and BEV.
+        feedforward_channels: Hidden width of the FFN.
+        num_heads: Heads of both attentions.
+        num_points: Sampling points on the BEV.
+        dropout: Probability in all parts.
+    """
 
     def __init__(
         self,
-        embed_dims: int,
-        feedforward_channels: int,
-        num_heads: int,
-        num_points: int,
-        dropout: float,
+        embed_dims: int = 256,
+        feedforward_channels: int = 512,
+        num_heads: int = 8,
+        num_points: int = 4,
+        dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.attentions = nn.ModuleList(
-            (
-                ResidualAttention(embed_dims, num_heads, dropout),
-                CustomMSDeformableAttention(
-                    embed_dims,
-                    num_heads,
-                    num_points=num_points,
-                    dropout=dropout,
-                ),
-            )
+        super().__init__(
+            embed_dims,
+            feedforward_channels,
+            dropout,
+            ResidualAttention(embed_dims, num_heads, dropout),
+            CustomMSDeformableAttention(
+                embed_dims, num_heads, num_points, dropout
+            ),
         )
-        self.ffns = nn.ModuleList(
-            [FFN(embed_dims, feedforward_channels, ffn_drop=dropout)]
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(embed_dims) for _ in range(3))
 
     def forward(
         self,
@@ -162,13 +154,11 @@ class BEVDecoderLayer(nn.Module):
             reference: ``[B, queries, 2]``, fractions of the region.
             bev_shape: (H, W).
         """
-        query = self.attentions[0](query, query, query_pos, query_pos)
-        query = self.norms[0](query)
-        query = self.attentions[1](
-            query, query_pos, bev, reference, [bev_shape]
+        return self.run(
+            query,
+            (query, query_pos, query_pos),
+            (query_pos, bev.unsqueeze(1), reference, [bev_shape]),
         )
-        query = self.norms[1](query)
-        return self.norms[2](self.ffns[0](query))
 
 
 class LayerOutput(NamedTuple):
@@ -192,34 +182,16 @@ class RefiningDecoder(nn.Module):
         num_layers: Number of layers.
         columns: Entries of the regression code that move the reference
             point; the first two are x and y.
-        embed_dims: Width of queries and BEV.
-        feedforward_channels: Hidden width of the FFN.
-        num_heads: Heads of both attentions.
-        num_points: Sampling points on the BEV.
-        dropout: Probability in all parts.
+        **layer: Keywords of :class:`BEVDecoderLayer`.
     """
 
     def __init__(
-        self,
-        num_layers: int,
-        columns: tuple[int, ...],
-        embed_dims: int = 256,
-        feedforward_channels: int = 512,
-        num_heads: int = 8,
-        num_points: int = 4,
-        dropout: float = 0.1,
+        self, num_layers: int, columns: tuple[int, ...], **layer
     ) -> None:
         super().__init__()
         self.columns = list(columns)
         self.layers = nn.ModuleList(
-            BEVDecoderLayer(
-                embed_dims,
-                feedforward_channels,
-                num_heads,
-                num_points,
-                dropout,
-            )
-            for _ in range(num_layers)
+            BEVDecoderLayer(**layer) for _ in range(num_layers)
         )
 
     def forward(

@@ -24,14 +24,9 @@ class LearnedPositionalEncoding(nn.Module):
     def forward(self) -> Tensor:
         """Returns ``[HW, C]``, the column's vector before the row's."""
         rows, columns = self.row_embed.weight, self.col_embed.weight
-        shape = (len(rows), len(columns), -1)
-        return torch.cat(
-            (
-                columns.unsqueeze(0).expand(shape),
-                rows.unsqueeze(1).expand(shape),
-            ),
-            dim=-1,
-        ).flatten(0, 1)
+        across = columns.repeat(len(rows), 1)
+        along = rows.repeat_interleave(len(columns), 0)
+        return torch.cat((across, along), dim=-1)
 
 
 class Agents(NamedTuple):
@@ -60,6 +55,14 @@ class Lanes(NamedTuple):
     found: Tensor
 
 
+def hidden_layer(
+    in_channels: int, out_channels: int, norm: bool = True
+) -> list[nn.Module]:
+    """Returns a linear layer, a LayerNorm on request, and a ReLU."""
+    norms = [nn.LayerNorm(out_channels)] if norm else []
+    return [nn.Linear(in_channels, out_channels), *norms, nn.ReLU()]
+
+
 def make_branch(
     in_channels: int, out_channels: int, norm: bool
 ) -> nn.Sequential:
@@ -70,12 +73,11 @@ def make_branch(
         out_channels: Width of the output.
         norm: Whether a LayerNorm follows the first two.
     """
-    layers = []
-    for _ in range(2):
-        layers.append(nn.Linear(in_channels, in_channels))
-        layers += [nn.LayerNorm(in_channels)] if norm else []
-        layers.append(nn.ReLU())
-    return nn.Sequential(*layers, nn.Linear(in_channels, out_channels))
+    return nn.Sequential(
+        *hidden_layer(in_channels, in_channels, norm),
+        *hidden_layer(in_channels, in_channels, norm),
+        nn.Linear(in_channels, out_channels),
+    )
 
 
 def make_branches(

@@ -5,17 +5,15 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from .head_layers import hidden_layer
+
 
 class _PointMLP(nn.Module):
     """Linear, norm, ReLU; then the maximum over the points is appended."""
 
     def __init__(self, in_channels: int, hidden_channels: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(in_channels, hidden_channels),
-            nn.LayerNorm(hidden_channels),
-            nn.ReLU(),
-        )
+        self.mlp = nn.Sequential(*hidden_layer(in_channels, hidden_channels))
 
     def forward(self, points: Tensor) -> Tensor:
         points = self.mlp(points)
@@ -36,11 +34,14 @@ class LaneEncoder(nn.Module):
         self, in_channels: int, hidden_channels: int, num_layers: int = 3
     ) -> None:
         super().__init__()
-        layers = OrderedDict()
-        for i in range(num_layers):
-            width = in_channels if i == 0 else 2 * hidden_channels
-            layers[f'lmlp_{i}'] = _PointMLP(width, hidden_channels)
-        self.layer_seq = nn.Sequential(layers)
+        widths = [in_channels] + [2 * hidden_channels] * (num_layers - 1)
+        # The released weights name them so.
+        self.layer_seq = nn.Sequential(
+            OrderedDict(
+                (f'lmlp_{i}', _PointMLP(width, hidden_channels))
+                for i, width in enumerate(widths)
+            )
+        )
 
     def forward(self, points: Tensor) -> Tensor:
         """``[B, lanes, points, C]`` to ``[B, lanes, 2 * hidden]``."""

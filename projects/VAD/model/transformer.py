@@ -1,6 +1,7 @@
 """BEV features from images and ego motion, and the two decoders on them."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from .bev_encoder import BEVEncoder, ImageFeatures
 from .decoders import RefiningDecoder
+from .deformable_attention import DeformableAttention, SpatialCrossAttention
+from .head_layers import hidden_layer
 
 _META_KEYS = ('lidar2img', 'can_bus', 'img_shape')
 
@@ -64,17 +67,11 @@ def bev_shift(can_bus: Tensor, pc_range: Sequence[float]) -> Tensor:
         can_bus: ``[B, 18]``.
         pc_range: Region x, y, z minima, then maxima, metres.
     """
-    dx, dy, heading = can_bus[:, 0], can_bus[:, 1], can_bus[:, 16]
-    length = torch.hypot(dx, dy)
-    angle = heading - torch.atan2(dy, dx)
-    extent = can_bus.new_tensor(
-        (pc_range[3] - pc_range[0], pc_range[4] - pc_range[1])
-    )
-    return (
-        length.unsqueeze(1)
-        * torch.stack((angle.sin(), angle.cos()), -1)
-        / (extent)
-    )
+    dx, dy, heading = can_bus[:, [0, 1, 16]].unbind(1)
+    sin, cos = heading.sin(), heading.cos()
+    moved = torch.stack((dx * sin - dy * cos, dx * cos + dy * sin), -1)
+    low, high = can_bus.new_tensor(pc_range).chunk(2)
+    return moved / (high - low)[:2]
 
 
 def rotate_bev(
@@ -154,13 +151,7 @@ class VADPerceptionTransformer(BaseModule):
         )
         self.reference_points = nn.Linear(embed_dims, 3)
         self.map_reference_points = nn.Linear(embed_dims, 2)
-        self.can_bus_mlp = nn.Sequential(
-            nn.Linear(can_bus_dims, embed_dims // 2),
-            nn.ReLU(),
-            nn.Linear(embed_dims // 2, embed_dims),
-            nn.ReLU(),
-        )
-        self.can_bus_mlp.add_module('norm', nn.LayerNorm(embed_dims))
+        self.can_bus_mlp = _motion_network(can_bus_dims, embed_dims)
 
     def init_weights(self) -> None:
         """Xavier matrices, rings of sampling offsets.
@@ -171,11 +162,7 @@ class VADPerceptionTransformer(BaseModule):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         for module in self.modules():
-            if module is not self and type(module).__name__ in (
-                'CustomMSDeformableAttention',
-                'SpatialCrossAttention',
-                'TemporalSelfAttention',
-            ):
+            if isinstance(module, DeformableAttention | SpatialCrossAttention):
                 module.init_weights()
         for embedding in (self.level_embeds, self.cams_embeds):
             nn.init.normal_(embedding)
@@ -253,3 +240,14 @@ class VADPerceptionTransformer(BaseModule):
             shift.float().to(queries.device),
             prev_bev,
         )
+
+
+def _motion_network(inputs: int, width: int) -> nn.Sequential:
+    """From the CAN-bus numbers to what is added to each BEV query."""
+    layers = [
+        *hidden_layer(inputs, width // 2, norm=False),
+        *hidden_layer(width // 2, width, norm=False),
+    ]
+    named = {str(i): layer for i, layer in enumerate(layers)}
+    # The released weights name the norm so.
+    return nn.Sequential(OrderedDict(named, norm=nn.LayerNorm(width)))

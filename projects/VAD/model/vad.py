@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
 from projects.VAD.data.box_convention import to_new
+from projects.VAD.data.frame_queue import moved_since
 
 from .grid_mask import GridMask
 from .transformer import FrameGeometry
@@ -23,14 +24,12 @@ class Memory:
 
     Attributes:
         scene_token: The scene.
-        position: ``[3]``, global position in metres.
-        angle: Global heading in degrees.
+        can_bus: ``[18]``, absolute.
         bev: ``[1, HW, C]``.
     """
 
     scene_token: str
-    position: np.ndarray
-    angle: float
+    can_bus: np.ndarray
     bev: Tensor
 
 
@@ -204,20 +203,17 @@ class VAD(Base3DDetector):
                     f'VAD needs {key!r} in the metainfo to predict; add it to '
                     'meta_keys of the packing transform.'
                 )
-        can_bus = np.array(meta['can_bus'], np.float64)
         last, self._memory = self._memory, None
-        if last is not None and last.scene_token == meta['scene_token']:
-            now = can_bus.copy()
-            now[:3] -= last.position
-            now[17] -= last.angle
-            now, prev_bev = dict(meta, can_bus=now), last.bev
-        else:
-            now, prev_bev = _at_rest(meta), None
+        if last is not None and last.scene_token != meta['scene_token']:
+            last = None
+        now, prev_bev = _at_rest(meta), None
+        if last is not None:
+            since = moved_since(meta['can_bus'], last.can_bus)
+            now, prev_bev = dict(meta, can_bus=since), last.bev
         outs = self._run(inputs['img'], [now], prev_bev, data_samples)
         self._memory = Memory(
             meta['scene_token'],
-            can_bus[:3],
-            float(can_bus[17]),
+            np.array(meta['can_bus']),
             outs['bev_embed'].detach().transpose(0, 1),
         )
         return outs
@@ -258,10 +254,8 @@ def _at_rest(meta: dict) -> dict:
     """The metainfo of a frame that has none before it."""
     if 'can_bus' not in meta:
         return meta
-    can_bus = np.array(meta['can_bus'], np.float64)
-    can_bus[:3] = 0
-    can_bus[17] = 0
-    return dict(meta, can_bus=can_bus)
+    can_bus = meta['can_bus']
+    return dict(meta, can_bus=moved_since(can_bus, can_bus))
 
 
 def _instances(objects: dict[str, Tensor]) -> InstanceData:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from projects.VAD.data.ground_truth import ground_truth
 
 from .decoders import AttentionDecoder
-from .head_layers import Agents, Lanes, make_branch
+from .head_layers import Agents, Lanes, hidden_layer, make_branch
 from .lane_encoder import LaneEncoder
 from .perception_head import PerceptionHead, Polylines
 from .transformer import FrameGeometry
@@ -136,9 +136,7 @@ class VADHead(PerceptionHead):
             False,
         )
         self.agent_fus_mlp = nn.Sequential(
-            nn.Linear(2 * embed_dims * self.num_modes, embed_dims),
-            nn.LayerNorm(embed_dims),
-            nn.ReLU(),
+            *hidden_layer(2 * embed_dims * self.num_modes, embed_dims),
             nn.Linear(embed_dims, embed_dims),
         )
 
@@ -278,7 +276,7 @@ class VADHead(PerceptionHead):
             key.flatten(0, 1),
             here,
             self.pos_mlp(offset).flatten(0, 1),
-            key_padding_mask=hidden.flatten(0, 1),
+            hidden.flatten(0, 1),
         )
         return out.unflatten(0, (size, num_agents))
 

@@ -2,8 +2,7 @@
 
 Jiang et al., VAD: Vectorized Scene Representation for Efficient Autonomous
 Driving, ICCV 2023. The published checkpoints are the second stage's, not
-this one's, and need another normalisation: RGB with ImageNet's mean and
-deviation is what torchvision's ResNet has seen.
+this one's: it starts from torchvision's ResNet and reads pictures as that has.
 
     tools/dist_train.sh projects/configs/VAD/VAD_base_e2e.py 8
     python tools/test.py projects/configs/VAD/VAD_base_e2e.py \\

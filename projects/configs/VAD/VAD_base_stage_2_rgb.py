@@ -11,11 +11,8 @@ weights need another normalisation, that of ``VAD_base_stage_2.py``.
 
 _base_ = './VAD_base_stage_2.py'
 
-rgb = dict(
-    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
-)
 train_pipeline, test_pipeline = (
-    [dict(step, **rgb) if 'mean' in step else step for step in pipeline]
+    [dict(step, **_base_.rgb) if 'mean' in step else step for step in pipeline]
     for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
 )
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -16,10 +16,28 @@ default_scope = 'mmdet3d'
 custom_imports = dict(imports=['mmprune', 'projects.VAD'])
 
 point_cloud_range = [-15.0, -30.0, -2.0, 15.0, 30.0, 2.0]
+# Five metres beyond the region, where a centre may still be.
+centre_low, centre_high = [-20.0, -35.0], [20.0, 35.0]
+width, ffn_channels = 256, 512
 num_layers = 3
 dropout = 0.1
-ffn_channels = 512
 
+# The stem, the first stage and all batch norms stay as they are loaded.
+backbone = dict(
+    type='mmdet.ResNet',
+    depth=50,
+    out_indices=(3,),
+    norm_cfg=dict(type='BN', requires_grad=False),
+    frozen_stages=1,
+)
+neck = dict(
+    type='mmdet.FPN',
+    num_outs=1,
+    in_channels=[2048],
+    out_channels=width,
+    # a further level is made from the last output
+    add_extra_convs='on_output',
+)
 decoder = dict(
     num_layers=num_layers,
     feedforward_channels=ffn_channels,
@@ -30,33 +48,16 @@ decoder = dict(
 
 model = dict(
     type='VAD',
-    use_grid_mask=True,
     data_preprocessor=dict(type='VADDataPreprocessor'),
-    img_backbone=dict(
-        type='mmdet.ResNet',
-        depth=50,
-        num_stages=4,
-        out_indices=(3,),
-        frozen_stages=1,
-        norm_cfg=dict(type='BN', requires_grad=False),
-        norm_eval=True,
-        style='pytorch',
-    ),
-    img_neck=dict(
-        type='mmdet.FPN',
-        in_channels=[2048],
-        out_channels=256,
-        start_level=0,
-        add_extra_convs='on_output',
-        num_outs=1,
-        relu_before_extra_convs=True,
-    ),
+    use_grid_mask=True,
+    img_backbone=backbone,
+    img_neck=neck,
     pts_bbox_head=dict(
         type='VADHead',
         pc_range=point_cloud_range,
         bev_h=100,
         bev_w=100,
-        embed_dims=256,
+        embed_dims=width,
         feedforward_channels=ffn_channels,
         num_query=300,
         num_map_vectors=100,
@@ -71,7 +72,7 @@ model = dict(
         lane_distance=0.2,
         transformer=dict(
             type='VADPerceptionTransformer',
-            embed_dims=256,
+            embed_dims=width,
             num_cams=6,
             num_feature_levels=4,
             # for both sizes, as the released weights were trained
@@ -91,13 +92,13 @@ model = dict(
         ),
         bbox_coder=dict(
             type='VADBoxCoder',
-            post_center_range=[-20, -35, -10.0, 20, 35, 10.0],
+            post_center_range=[*centre_low, -10.0, *centre_high, 10.0],
             max_num=100,
         ),
         map_coder=dict(
             type='VADMapCoder',
             pc_range=point_cloud_range,
-            post_center_range=[-20, -35, -20, -35, 20, 35, 20, 35],
+            post_center_range=2 * centre_low + 2 * centre_high,
             max_num=50,
         ),
         # the second stage's weights; the other stages change some

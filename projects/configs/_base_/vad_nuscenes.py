@@ -14,41 +14,31 @@ train_ann_file = 'vad_nuscenes_infos_temporal_train.pkl'
 ann_file = '{{$MMPRUNE_INFOS:vad_nuscenes_infos_temporal_val.pkl}}'
 
 pc_range = [-15.0, -30.0, -2.0, 15.0, 30.0, 2.0]
-class_names = [
-    'car',
-    'truck',
-    'construction_vehicle',
-    'bus',
-    'trailer',
-    'barrier',
-    'motorcycle',
-    'bicycle',
-    'pedestrian',
-    'traffic_cone',
-]
-# What the released weights were trained on: BGR with the mean alone. With RGB
-# and a deviation of 58 they detect almost nothing.
-img_norm_cfg = dict(
-    mean=[103.530, 116.280, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False
+# What the released weights were trained on. With the other one they detect
+# almost nothing.
+bgr = dict(to_rgb=False, mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0])
+# What torchvision's ResNet has seen; see VAD_tiny_stage_2_rgb.py.
+rgb = dict(
+    to_rgb=True, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
 )
 
-load_pictures = dict(
-    type='LoadMultiViewImageFromFiles', to_float32=True, num_views=6
+# Transform -> its arguments, in order.
+sample_steps = dict(
+    LoadMultiViewImageFromFiles=dict(num_views=6, to_float32=True),
+    PhotoMetricDistortionMultiViewImage=dict(),
+    CustomObjectRangeFilter=dict(point_cloud_range=pc_range),
+    CustomObjectNameFilter=dict(),
+    NormalizeMultiviewImage=bgr,
+    RandomScaleImageMultiViewImage=dict(scales=[0.4]),
+    PadMultiViewImage=dict(size_divisor=32),
+    PackVADInputs=dict(),
 )
-filter_and_pack = [
-    dict(type='CustomObjectRangeFilter', point_cloud_range=pc_range),
-    dict(type='CustomObjectNameFilter', classes=class_names),
-    dict(type='NormalizeMultiviewImage', **img_norm_cfg),
-    dict(type='RandomScaleImageMultiViewImage', scales=[0.4]),
-    dict(type='PadMultiViewImage', size_divisor=32),
-    dict(type='PackVADInputs'),
-]
 train_pipeline = [
-    load_pictures,
-    dict(type='PhotoMetricDistortionMultiViewImage'),
-    *filter_and_pack,
+    dict(options, type=name) for name, options in sample_steps.items()
 ]
-test_pipeline = [load_pictures, *filter_and_pack]
+test_pipeline = [
+    step for step in train_pipeline if 'Distortion' not in step['type']
+]
 
 train_dataloader = dict(
     batch_size=1,

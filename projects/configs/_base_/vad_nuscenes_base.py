@@ -6,10 +6,13 @@ to 1280x736.
 
 _base_ = './vad_nuscenes.py'
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[5].scales = [0.8]
-test_pipeline = _base_.test_pipeline
-test_pipeline[4].scales = [0.8]
+train_pipeline, test_pipeline = (
+    [
+        dict(step, scales=[0.8]) if 'scales' in step else step
+        for step in pipeline
+    ]
+    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
+)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, queue_length=4))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 val_dataloader = test_dataloader
