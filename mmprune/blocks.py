@@ -14,7 +14,7 @@ from .layers import is_layer
 Run = Callable[[nn.Module, Any], Any]
 
 
-class _Caught(Exception):  # noqa: N818 (nothing went wrong)
+class _Caught(BaseException):  # nothing went wrong: nobody may explain it
     """The last block has been called."""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .groups import PruneGroup, Slice, named_tensors, unit_sums
 from .plan import PruningPlan
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +45,11 @@ class Region:
     def zero(self, values: Tensor) -> None:
         """Zeroes the region in values of the tensor's shape, in place."""
         # Not a product: an overflown gradient under AMP times 0 is NaN.
-        kind = _INTEGERS.get(values.element_size())
-        if values.device.type == 'cpu' and kind is not None:
+        size = self.tensor.element_size()
+        alike = values.element_size() == size and size in _INTEGERS
+        if values.device.type == 'cpu' and alike:
             # A tenth of the time of a boolean mask, twice in every step.
-            values.view(kind).bitwise_and_(self._kept_bits)
+            values.view(self._kept_bits.dtype).bitwise_and_(self._kept_bits)
         else:
             values.masked_fill_(self.inside, 0)
 
@@ -80,7 +81,8 @@ class Region:
     @cached_property
     def _kept_bits(self) -> Tensor:
         """All bits of what is outside the region and none of the rest."""
-        return self.inside.to(torch.int8) - 1
+        # As wide as the values: PyTorch would widen a copy in every step.
+        return self.inside.to(_INTEGERS[self.tensor.element_size()]) - 1
 
 
 def unit_regions(

@@ -78,6 +78,10 @@ class ShardRegion(Region):
         else:
             self.zero(self.tensor.data)
 
+    def mask(self) -> Tensor:
+        """Returns the region in this rank's part."""
+        return self.inside
+
     def zero(self, values: Tensor) -> None:
         """Zeroes the region in this rank's part of values, in place."""
         super().zero(local(values))

@@ -9,6 +9,12 @@ import mmprune
 from mmprune.sparsifying.holding import sparse_weights
 
 
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """No rank is left over from a command that another test ran."""
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+
+
 def trainer(folder, model=None, callbacks=(), **changes):
     """Returns a trainer of eight steps."""
     settings = dict(

@@ -129,8 +129,8 @@ def run(cfg: Config) -> Runner:
     return runner
 
 
-class Crash(Exception):
-    """Ends a run in the middle."""
+class Crash(BaseException):
+    """Ends a run in the middle, as a signal would."""
 
 
 @HOOKS.register_module()

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..atomic_file import write_whole
+from ..atomic_file import save_json, write_whole
 from ..checkpoints.reading import load_checkpoint_file
 from ..cost import count_macs, count_nonzero, measure_latencies
 from ..family import build_family
@@ -19,7 +19,6 @@ from ..models import build_model, loaded_model
 from ..plan import checkpoint_plan
 from ..quantization.models import float_config
 from . import named_runs, report_html, training
-from .report import save_json
 
 JSON, PICTURE = 'final_report.json', 'final_report.png'
 # How the report calls a model -> the name of its folder.

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..atomic_file import save_json
 from ..plan import PruningPlan
 from ..version import __version__
 from . import report_html
-from .report import markdown, save_json
+from .report import markdown
 
 
 def write(

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..atomic_file import write_whole
+from ..atomic_file import save_json, write_whole
 from ..checkpoints.reading import load_checkpoint_file
 from ..checkpoints.writing import (
     name_imports,
@@ -26,7 +26,7 @@ from ..quantization.models import float_config
 from ..quantization.packing import save_quantized, sizes
 from ..version import __version__
 from . import report_html, training
-from .report import save_json, summary_table
+from .report import summary_table
 
 NAME = 'quantized.pth'
 

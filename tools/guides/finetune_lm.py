@@ -248,6 +248,8 @@ def config_from(
             type='AdamW',
             lr=asked.learning_rate,
             weight_decay=asked.weight_decay,
+            # Else twice as slow on a CPU where moments are zero.
+            fused=True,
         ),
         clip_grad=dict(max_norm=1.0),
         accumulative_counts=asked.accumulation,
