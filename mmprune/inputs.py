@@ -154,7 +154,8 @@ def watched_layers(model: nn.Module, names: Any) -> dict[str, nn.Module]:
     """Returns the layers of weights that can be watched, by weight."""
     found = {}
     for name in names:
-        layer = model.get_submodule(name.rpartition('.')[0])
-        if is_layer(layer):
+        path, _, leaf = name.rpartition('.')
+        layer = model.get_submodule(path)
+        if leaf == 'weight' and is_layer(layer):
             found[name] = layer
     return found

@@ -132,8 +132,8 @@ def test_calibration_that_cannot_work_is_refused(batches, loss_fn, message):
 
 
 def test_unknown_statistic_is_named():
-    with pytest.raises(ValueError, match='curvature'):
-        calibrate(model(), [GROUP], {'curvature'})
+    with pytest.raises(ValueError, match='fisher'):
+        calibrate(model(), [GROUP], {'fisher'})
 
 
 def test_random_depends_on_seed_and_group_only():

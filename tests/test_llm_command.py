@@ -115,7 +115,9 @@ def test_every_config_prunes(place, config):
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert model.config.num_hidden_layers == 2
     else:
-        assert 0.45 < min(zeros(out / 'llm_pruned')) <= 0.5
+        found = zeros(out / 'llm_pruned')
+        assert min(found) <= 0.5 <= max(found)
+        assert len(found) == 1 or 'owl' in config
 
 
 def test_a_pruned_folder_is_not_pruned_again(place, capsys):

@@ -9,6 +9,9 @@ from ..atomic_file import write_by
 
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
+# Name in files -> in the model, where transformers has renamed a layer: the
+# head of GPT-NeoX.
+RENAMED = {'embed_out.weight': 'lm_head.weight'}
 
 
 def is_folder(path: str | Path) -> bool:
@@ -96,10 +99,12 @@ def file_names(model: Any, names: Iterable[str]) -> dict[str, str]:
     """
     prefix = f'{getattr(model, "base_model_prefix", "")}.'
     names = set(names)
+    renamed = {new: old for old, new in RENAMED.items()}
     found = {}
     tied = set(getattr(model, 'all_tied_weights_keys', None) or ())
     for name in model.state_dict():
-        for candidate in (name, name.removeprefix(prefix)):
+        candidates = name, name.removeprefix(prefix), renamed.get(name)
+        for candidate in candidates:
             if candidate in names:
                 found[name] = candidate
                 break

@@ -15,6 +15,7 @@ from ..plan import FOLDER_PLAN, PruningPlan, checkpoint_plan
 from ..registry import MODELS
 from .comparing import difference, without_prefix
 from .huggingface import (
+    RENAMED,
     check_folder,
     is_folder,
     read_tensors,
@@ -150,7 +151,7 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str | Path) -> None:
     """
     weights = weights_of(checkpoint, name)
     weights = without_prefix(weights, model.state_dict())
-    weights = _named_as(model, weights)
+    weights = named_as(model, weights)
     problem = difference(model.state_dict(), weights)
     if problem:
         raise ValueError(f'{name} does not fit the model: {problem}')
@@ -163,8 +164,8 @@ def _quantization(checkpoint: dict) -> dict | None:
     return meta.get('quantization') if isinstance(meta, dict) else None
 
 
-def _named_as(model: nn.Module, weights: dict) -> dict:
-    """The weights under the names that a model of transformers has.
+def named_as(model: nn.Module, weights: dict) -> dict:
+    """Returns weights under the names that a model of transformers has.
 
     Its files may lack the prefix of the model without head and one of two
     names of a tied tensor, and hold constants that it computes now.
@@ -175,6 +176,8 @@ def _named_as(model: nn.Module, weights: dict) -> dict:
     own = named_tensors(model)
     found = {}
     for name, tensor in weights.items():
+        if name not in own:
+            name = RENAMED.get(name, name)
         longer = f'{prefix}.{name}'
         found[longer if name not in own and longer in own else name] = tensor
     old = getattr(model, '_keys_to_ignore_on_load_unexpected', None) or ()

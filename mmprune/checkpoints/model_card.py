@@ -1,6 +1,7 @@
 """The page that a folder of a pruned model opens with."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -12,7 +13,7 @@ def model_card(facts: Mapping[str, Any], rows: list[dict], plan: Any) -> str:
         rows: One per sparse matrix.
         plan: What was removed.
     """
-    base = facts.get('base_model', 'a dense model')
+    base = Path(str(facts.get('base_model', 'a dense model'))).name
     parts = [
         _front_matter(facts),
         f'# {base}, pruned',

@@ -29,27 +29,25 @@ def describe_shapes(model: nn.Module) -> str:
         Why a config cannot say it, empty if it does now. The config is then
         what it was.
     """
-    dense = model.config
+    changes = _changes(model)
     try:
-        found = _config(model)
+        found = _changed(model.config, changes)
         wrong = _difference(model, found)
     except (ValueError, TypeError, AttributeError) as error:
         wrong = str(error).strip().splitlines()[-1].strip()
     if wrong:
         return wrong
-    model.config = found
-    # Its parts hold the dense one, some of them by another name.
-    for module in model.modules():
-        if getattr(module, 'config', None) is dense:
-            module.config = found
+    # In place: all parts hold this config, and what runs attention with it.
+    for key, value in changes.items():
+        setattr(model.config, key, value)
     return ''
 
 
-def _config(model: nn.Module) -> Any:
-    """The config that a uniform model would have, from its first block."""
+def _changes(model: nn.Module) -> dict[str, Any]:
+    """What the config of a uniform model would say, by its first block."""
     blocks = find_blocks(model)
     first = model.get_submodule(blocks[0])
-    changes: dict[str, int] = dict(num_hidden_layers=len(blocks))
+    changes: dict[str, Any] = dict(num_hidden_layers=len(blocks))
     outputs = {
         name.rpartition('.')[2]: module.weight.shape
         for name, module in first.named_modules()
@@ -66,19 +64,28 @@ def _config(model: nn.Module) -> Any:
             changes['head_dim'] = width
             changes['num_key_value_heads'] = outputs['k_proj'][0] // width
             changes['num_attention_heads'] = outputs['q_proj'][0] // width
-    kept = {k: v for k, v in entries.items() if k not in _DERIVED}
+    kinds = entries.get('layer_types')
+    if kinds:
+        plan = getattr(model, 'pruning_plan', None)
+        gone = {
+            int(group.name.rpartition('.')[2])
+            for group in (plan.groups if plan else ())
+            if group.granularity == 'layer' and not plan.keep[group.name]
+        }
+        kept = [kind for i, kind in enumerate(kinds) if i not in gone]
+        changes['layer_types'] = kept
+    return changes
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    """A new config with other entries."""
+    entries = config.to_dict()
     for key, value in changes.items():
-        kept[key] = value
         # As n_layer of GPT-2 for num_hidden_layers.
-        renamed = type(model.config).attribute_map.get(key)
-        if renamed:
-            kept.pop(key, None)
-            kept[renamed] = value
-    return type(model.config)(**kept)
-
-
-# One entry per dense block; made anew for those that are left.
-_DERIVED = ('layer_types',)
+        renamed = type(config).attribute_map.get(key, key)
+        entries.pop(key, None)
+        entries[renamed] = value
+    return type(config)(**entries)
 
 
 def _difference(model: nn.Module, config: Any) -> str:

@@ -2,8 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..checkpoints.huggingface import (
     read_tensors,
     weight_files,
 )
-from ..checkpoints.loading import folder_weights
+from ..checkpoints.loading import folder_weights, named_as
 from ..checkpoints.packed import is_packed
 from ..checkpoints.plain_config import PLAN_KEY
 from ..plan import PruningPlan
@@ -64,11 +63,10 @@ def build_huggingface_causal_lm(
             f'dtype is one of {", ".join(DTYPES)}, found {dtype!r}'
         )
     options = {} if attention is None else dict(attn_implementation=attention)
-    with _one_sentence(pretrained or config):
-        if pretrained:
-            net = _load(str(pretrained), config, dtype, trust, options)
-        else:
-            net = _create(config, dtype, options)
+    if pretrained:
+        net = _load(str(pretrained), config, dtype, trust, options)
+    else:
+        net = _create(config, dtype, options)
     net.__class__ = causal_lm_class(type(net))
     net.adopt(data_preprocessor)
     return net.eval()
@@ -173,12 +171,15 @@ def _load(
     changes = dict(config) if isinstance(config, Mapping) else {}
     plan = _own_plan(source)
     if safe and (plan or is_packed(source)):
-        found = transformers.AutoConfig.from_pretrained(source, **changes)
+        find = transformers.AutoConfig.from_pretrained
+        found = _asked(source, find, source, **changes)
         net = _create(found, dtype, options)
         if plan:
             apply_plan(net, PruningPlan.load(source))
         return _filled(net, folder_weights(source))
-    return transformers.AutoModelForCausalLM.from_pretrained(
+    return _asked(
+        source,
+        transformers.AutoModelForCausalLM.from_pretrained,
         source,
         dtype=dtype,
         use_safetensors=safe,
@@ -205,19 +206,24 @@ def _create(
                 'HuggingFaceCausalLM: the config has no `model_type`, as '
                 "'llama'; add it"
             )
-        found = transformers.AutoConfig.for_model(kind, **entries)
-    elif isinstance(config, str):
-        found = transformers.AutoConfig.from_pretrained(
-            config, trust_remote_code=False
+        found = _asked(
+            None, transformers.AutoConfig.for_model, kind, **entries
         )
+    elif isinstance(config, str):
+        find = transformers.AutoConfig.from_pretrained
+        found = _asked(config, find, config, trust_remote_code=False)
     else:
         found = config
     if dtype != 'auto':
         options = {**options, 'dtype': getattr(torch, dtype)}
     elif getattr(found, 'dtype', None) is not None:
         options = {**options, 'dtype': found.dtype}
-    return transformers.AutoModelForCausalLM.from_config(
-        found, trust_remote_code=False, **options
+    return _asked(
+        config,
+        transformers.AutoModelForCausalLM.from_config,
+        found,
+        trust_remote_code=False,
+        **options,
     )
 
 
@@ -229,6 +235,7 @@ def _own_plan(source: str) -> bool:
 
 def _filled(net: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Loads all weights of a model; a tied one has one of its names."""
+    weights = named_as(net, weights)
     wrong = net.load_state_dict(weights, strict=False)
     named = dict(net.named_parameters(remove_duplicate=False))
     there = {id(named[name]) for name in weights.keys() & named.keys()}
@@ -253,12 +260,11 @@ def _transformers() -> Any:
     return transformers
 
 
-@contextmanager
-def _one_sentence(source: Any):
-    """Says in one sentence why a model cannot be had."""
+def _asked(source: Any, make: Callable, *args: Any, **options: Any) -> Any:
+    """Calls transformers and says in one sentence why it could not."""
     try:
-        yield
-    except (OSError, KeyError, RuntimeError, ImportError) as error:
+        return make(*args, **options)
+    except (OSError, KeyError, RuntimeError, ImportError, ValueError) as error:
         first = str(error).strip().splitlines()[0][:200]
         place = source if isinstance(source, str | Path) else 'the config'
         raise ValueError(
@@ -284,7 +290,7 @@ def build_streamed_causal_lm(source: str | Path) -> nn.Module:
 
     check_folder(source)
     files = weight_files(source)
-    with _one_sentence(source), init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False):
         net = _create(str(source), 'auto', {})
     blocks = find_blocks(net)
     outside = {

@@ -79,7 +79,12 @@ class LayerwisePruner:
                 'ADMM does not choose weights; give `importance`, as '
                 "dict(type='mmprune.Wanda')"
             )
-        chooser = self._chooser()  # checks what it is made of
+        # Checks what it is made of.
+        chooser = WeightPruner(
+            self.sparsity,
+            importance=self.importance or Magnitude(),
+            pattern=self.pattern,
+        )
         object.__setattr__(self, 'sparsity', chooser.sparsity)
         if self.ratios is not None and self.pattern is not None:
             raise ValueError(

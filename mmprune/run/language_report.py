@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_file import save_json
+from ..datasets.text_tokenizer import load_tokenizer
 from ..plan import PruningPlan
 from ..version import __version__
 from . import report_html
@@ -135,11 +136,9 @@ def _stages(stages: list[dict]) -> dict:
 def _samples(samples: Mapping[str, list], tokenizer: Any) -> dict:
     """Beginnings of texts, and how each model goes on."""
     text = ' '.join
-    if tokenizer is not None:
-        from ..datasets.text_tokenizer import load_tokenizer
-
-        decode = load_tokenizer(tokenizer).decode
-    else:
+    try:
+        decode = load_tokenizer(tokenizer or '.').decode
+    except ValueError:  # a model of tokens, without texts
 
         def decode(tokens: list[int]) -> str:
             return text(map(str, tokens))
