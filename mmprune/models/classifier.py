@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from ..checks import check_choice
 from ..registry import MODELS
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -62,10 +63,7 @@ class Classifier(BaseModel):
         Raises:
             ValueError: If the mode is another, or labels are missing.
         """
-        if mode not in ('tensor', 'loss', 'predict'):
-            raise ValueError(
-                f'mode must be tensor, loss or predict, found {mode!r}'
-            )
+        check_choice('mode', mode, ('tensor', 'loss', 'predict'))
         logits = self.scores(inputs)
         if mode == 'tensor':
             return logits

@@ -22,6 +22,7 @@ from ..checkpoints.huggingface import (
 from ..checkpoints.loading import folder_weights, named_as
 from ..checkpoints.packed import is_packed
 from ..checkpoints.plain_config import PLAN_KEY
+from ..checks import check_choice
 from ..plan import PruningPlan
 from ..registry import MODELS
 from ..surgery import apply_plan
@@ -109,10 +110,7 @@ class CausalLM(BaseModel):
         Raises:
             ValueError: If the mode is another.
         """
-        if mode not in ('tensor', 'loss', 'predict'):
-            raise ValueError(
-                f'mode must be tensor, loss or predict, found {mode!r}'
-            )
+        check_choice('mode', mode, ('tensor', 'loss', 'predict'))
         labels = inputs.pop('labels', input_ids)
         logits = self(input_ids=input_ids, use_cache=False, **inputs).logits
         if mode == 'tensor':

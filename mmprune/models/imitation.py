@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_choice
 from ..pruners.verify import tensors_of
 
 _LOSSES = ('kl', 'l1', 'mse')
@@ -50,11 +51,7 @@ class Term:
     mask: str = ''
 
     def __post_init__(self) -> None:
-        if self.loss not in _LOSSES:
-            raise ValueError(
-                f'a distillation loss is one of {", ".join(_LOSSES)}, found '
-                f'{self.loss!r}'
-            )
+        check_choice('loss of a distillation', self.loss, _LOSSES)
         if self.weight <= 0 or self.temperature <= 0:
             raise ValueError(
                 'weight and temperature of a distillation must be positive, '

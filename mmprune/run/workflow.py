@@ -13,7 +13,7 @@ from torch import nn
 
 from ..checkpoints.loading import load_checkpoint
 from ..cost import cost_row, cost_table, measure_latencies
-from ..cost_table import CostTable
+from ..cost_table import CostTable, kept_cost
 from ..errors import blame
 from ..family import build_family, use_annotations
 from ..groups import named_tensors
@@ -21,7 +21,6 @@ from ..models import loaded_model
 from ..plan import PruningPlan, checkpoint_plan
 from ..pruners import protect, protect_frozen, prunable_weights
 from ..removed import group_rows, kind_rows, unit_tables, weight_tables
-from ..surgery import kept_index
 from ..version import __version__
 from .options import PruningOptions
 from .report import markdown_table
@@ -155,10 +154,11 @@ def _cut_table(dense: Dense, plan: PruningPlan) -> str:
 
 
 def _saved(costs: CostTable, plan: PruningPlan) -> list[str]:
-    index, saved = kept_index(plan, costs.shapes), []
+    saved = []
     for unit, scale, ending in (('params', 1e-6, 'M'), ('macs', 1e-9, 'G')):
         dense = costs.total(unit)
-        lost = dense - costs.total(unit, index)
+        left = kept_cost(costs, unit, plan.groups)(plan.keep)
+        lost = dense - left
         saved.append(
             f'{lost * scale:.3g} {ending} ({lost / max(dense, 1):.1%})'
         )

@@ -79,7 +79,7 @@ def test_checkpoints_will_know_their_normalisation(tmp_path, stage):
     """A Runner writes the meta information of the training data into them."""
     init_default_scope('mmdet3d')
     config = read('tiny', stage)
-    set_info_file(config, write_keyframe(tmp_path))
+    config.train_dataloader.dataset.ann_file = str(write_keyframe(tmp_path))
     dataset = DATASETS.build(config.train_dataloader.dataset)
     meta = dict(dataset_meta=dataset.metainfo)
     found = normalization_of_training(meta)
