@@ -140,7 +140,7 @@ def test_what_is_no_config_is_named(folder, refused, name):
         (TEST, 'test_evaluator.type=No', 'at test_evaluator: No is not in'),
         # The model runs, and fails: its module is named.
         (TRAIN, 'model.width=0', 'cannot be trained, at stem: Given groups=1'),
-        (TRAIN, 'load_from=no.pth', 'no.pth cannot be loaded'),
+        (TRAIN, 'load_from=no.pth', 'no checkpoint at no.pth'),
         # A training that cannot be is refused before anything is pruned.
         (TUNE, 'optim_wrapper.optimizer.type=No', '`optim_wrapper.optimizer`'),
         (TUNE, 'test_evaluator.type=No', 'at test_evaluator'),

@@ -20,12 +20,14 @@ WRITES = {
     'models/pretrained:move_weights': 'the weights of a file, as they are',
     'inputs:InputSums._add': 'sums of what layers read',
     '*:GradientAverages._add': 'moving averages of gradients',
+    '*:InputSums._add': 'sums of what layers read',
     '*:IterativePruningLoop._next_round': 'how many steps an average holds',
 }
 SHAPES = {
     'surgery:*': 'the place for it',
     'attention:*.take_over': 'the widths that surgery has given the weights',
     'compat/__init__:_replace_everywhere': 'functions of mmengine',
+    'checkpoints/plain_config:describe_shapes': 'entries of a config',
     'models/semi_structured:to_semi_structured': 'the same, laid out anew',
     'quantization/layers:PackedLinear.*': 'integers of as many weights',
 }

@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from ..checkpoints.model_folder import (
     sparsity_rows,
 )
 from ..families.causal_lm import check_tokens
+from ..memory import peak_bytes, reset_peak
 from ..metrics.perplexity import perplexity
 from ..models.huggingface_causal_lm import (
     build_huggingface_causal_lm,
@@ -54,12 +53,11 @@ class Stages:
         cuda = self.device.type == 'cuda'
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak()
         start = time.perf_counter()
         yield
         row = dict(stage=name, seconds=time.perf_counter() - start)
-        unit = 1024**2 if sys.platform != 'darwin' else 1024**3
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        row['host_peak_gb'] = usage.ru_maxrss / unit
+        row['host_peak_gb'] = peak_bytes() / 1024**3
         if cuda:
             peak = torch.cuda.max_memory_allocated(self.device)
             row['device_peak_gb'] = peak / 1024**3

@@ -8,6 +8,7 @@ depends on --seqlen, which is printed beside it.
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,12 @@ class EvaluationOptions:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Runs the command; returns the perplexities by name."""
     (asked,) = read('Measure perplexity.', (EvaluationOptions,), argv)
+    if asked.cache_dir:
+        os.environ['HF_HUB_CACHE'] = asked.cache_dir
     # PyTorch, which --help does without.
     from mmprune.atomic_file import write_whole
     from mmprune.run.language_model import perplexities
-    from mmprune.run.workflow import check_device
+    from mmprune.run.launch import check_device
 
     check_device(asked.device)
     found = perplexities(

@@ -7,6 +7,7 @@
 docs/prune_llm.md says what each method does and what is written.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,10 +188,12 @@ def main(argv: list[str] | None = None) -> None:
         (GuideOptions, MoreOptions),
         argv,
     )
+    if asked.cache_dir:
+        os.environ['HF_HUB_CACHE'] = asked.cache_dir
     # PyTorch, which --help does without.
     from mmprune.checkpoints.packed import pack_folder
     from mmprune.run.language_model import prune_model_folder
-    from mmprune.run.workflow import check_device
+    from mmprune.run.launch import check_device
 
     check_device(more.device)
     out = Path(asked.save_model) if asked.save_model else None
