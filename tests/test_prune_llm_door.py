@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_llm import ARCHITECTURES, LLAMA, dense, tokens
+from tiny_training import Crash
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
@@ -166,11 +167,11 @@ def test_a_stopped_command_goes_on(prune, place, monkeypatch):
 
     def killed(self, number, *args):
         keep(self, number, *args)
-        raise MemoryError
+        raise Crash
 
     with monkeypatch.context() as patch:
         patch.setattr(Kept, 'keep', killed)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Crash):
             prune(flags(place, save=None))
     assert not (place / 'pruned').exists()
     assert (place / 'pruned.blocks' / 'progress.json').exists()

@@ -205,7 +205,10 @@ def build_distilled_model(
             'DistilledModel: there is nothing to imitate; give terms, as '
             "[dict(loss='kl', temperature=2.0)]"
         )
-    teacher = without_pretrained(copy.deepcopy(teacher))
+    teacher = copy.deepcopy(teacher)
+    if teacher_checkpoint is not None:
+        # Its weights take the place of those that the config names.
+        teacher = without_pretrained(teacher)
     dense = MODELS.build({**teacher, **copy.deepcopy(kwargs)})
     if teacher_checkpoint is not None:
         loaded = load_checkpoint_file(teacher_checkpoint, trust=trust)
