@@ -18,7 +18,9 @@ from mmprune.importance import (
     Wanda,
     WandaVariant,
 )
+from mmprune.pruners import StructuredPruner
 from mmprune.registry import TASK_UTILS
+from mmprune.run.options import PruningOptions
 from mmprune.statistics import Statistics
 
 GROUP = PruneGroup(
@@ -395,3 +397,14 @@ def test_inputs_of_grouped_convolutions_are_those_of_their_rows():
     assert found.inputs['0.weight'].flatten(1).tolist() == [
         [1.0, 4.0], [9.0, 16.0],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', ['WandaVariant', 'RIA'])
+def test_what_scores_only_weights_prunes_no_units(kind):
+    with pytest.raises(ValueError, match=f'{kind} scores single weights'):
+        StructuredPruner(0.5, importance=dict(type=f'mmprune.{kind}'))
+
+
+def test_the_command_refuses_it_too():
+    with pytest.raises(ValueError, match='--importance ria scores single'):
+        PruningOptions(importance='ria', mode='both')

@@ -106,6 +106,11 @@ class StructuredPruner:
         if isinstance(self.importance, dict):
             criterion = TASK_UTILS.build(self.importance)
             object.__setattr__(self, 'importance', criterion)
+        if not callable(self.importance):
+            raise ValueError(
+                f'{type(self.importance).__name__} scores single weights, not '
+                'units; choose another criterion for them, such as Wanda'
+            )
 
     def __call__(
         self,

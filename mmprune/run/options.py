@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checks import parse_pattern
-from ..criteria import CRITERIA, ONLY_UNITS, criterion_config
+from ..criteria import (
+    CRITERIA,
+    ONLY_UNITS,
+    ONLY_WEIGHTS,
+    criterion_config,
+)
 from .flags import argument, check_values, option
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -180,6 +185,12 @@ class PruningOptions:
                 '--scope row compares the single weights of a row, and '
                 f'--mode {self.mode} removes whole units; give --mode '
                 'unstructured, or --scope layer'
+            )
+        if self.mode != 'unstructured' and self.importance in ONLY_WEIGHTS:
+            raise ValueError(
+                f'--importance {self.importance} scores single weights, and '
+                f'--mode {self.mode} removes whole units; give --mode '
+                'unstructured, or another criterion'
             )
         if self.mode == 'unstructured' and self.importance in ONLY_UNITS:
             raise ValueError(
