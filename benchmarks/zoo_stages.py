@@ -4,6 +4,7 @@ Every stage gets the folder of the family, in which it finds what the stages
 before it left, the stock config and the fraction to remove.
 """
 
+import copy
 from pathlib import Path
 
 import mmdet.models  # noqa: F401
@@ -40,7 +41,7 @@ def build(work: Path, config: Path, ratio: float) -> dict:
         cfg.model.setdefault('data_preprocessor', PICTURES)
     few_proposals(cfg.model)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(copy.deepcopy(cfg.model))
     model.init_weights()
     for side in SIDES:
         small_pictures(cfg._cfg_dict, side)

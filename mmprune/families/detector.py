@@ -135,6 +135,10 @@ class DetectorFamily(Family):
         """
         outputs = self.forward(model)
         try:
+            # Of DETR's descendants the model itself must be in training, or
+            # half of what their losses read is missing. Its parts stay in
+            # evaluation: norms keep their statistics.
+            model.training = True
             losses = self._run(model, self._batch, 'loss')
         except Exception as error:
             raise ValueError(
@@ -142,6 +146,8 @@ class DetectorFamily(Family):
                 f'picture ({type(error).__name__}: {str(error)[:200]}), so '
                 'that branches of training alone cannot be seen'
             ) from error
+        finally:
+            model.training = False
         return [outputs, list(tensors_in(losses))]
 
     def _has_raw_outputs(self, model: nn.Module) -> bool:
