@@ -48,7 +48,6 @@ class DetectorFamily(Family):
             ValueError: If the model does not run on a drawn picture.
         """
         _fill_message_hub()
-        self._choose_batch(model)
         yield from discovered_groups(model, self._everything)
 
     @property
@@ -58,13 +57,12 @@ class DetectorFamily(Family):
 
     def forward(self, model: nn.Module) -> Any:
         """Returns predictions and raw outputs for a small picture."""
-        if self._batch is None:
-            self._choose_batch(model)
-        outputs = [self._run(model, self._batch, 'predict')]
+        batch = self.small_batch(model)
+        outputs = [self._run(model, batch, 'predict')]
         if self._raw is None:
             self._raw = self._has_raw_outputs(model)
         if self._raw:
-            outputs.append(self._run(model, self._batch, 'tensor'))
+            outputs.append(self._run(model, batch, 'tensor'))
         return list(tensors_in(outputs))
 
     def single_frame(self, model: nn.Module) -> Any:
@@ -106,7 +104,14 @@ class DetectorFamily(Family):
             return super()._example
         return drawn_batch(self.cfg, *trained_size(self.cfg))
 
-    def _choose_batch(self, model: nn.Module) -> None:
+    def small_batch(self, model: nn.Module) -> dict[str, list]:
+        """Returns a drawn picture, as small as the model runs on.
+
+        Raises:
+            ValueError: If it runs on none.
+        """
+        if self._batch is not None:
+            return self._batch
         for side in _SIDES:
             batch = drawn_batch(self.cfg, side, side)
             try:
@@ -116,7 +121,7 @@ class DetectorFamily(Family):
                 fault = f'{type(error).__name__}: {error}'
                 continue
             self._batch = batch
-            return
+            return batch
         raise ValueError(
             f'{self.cfg.filename}: the model does not run on a drawn picture '
             f'({fault[:200]}); name its groups as in docs/add_a_family.md'
@@ -130,6 +135,10 @@ class DetectorFamily(Family):
         """
         outputs = self.forward(model)
         try:
+            # Of DETR's descendants the model itself must be in training, or
+            # half of what their losses read is missing. Its parts stay in
+            # evaluation: norms keep their statistics.
+            model.training = True
             losses = self._run(model, self._batch, 'loss')
         except Exception as error:
             raise ValueError(
@@ -137,6 +146,8 @@ class DetectorFamily(Family):
                 f'picture ({type(error).__name__}: {str(error)[:200]}), so '
                 'that branches of training alone cannot be seen'
             ) from error
+        finally:
+            model.training = False
         return [outputs, list(tensors_in(losses))]
 
     def _has_raw_outputs(self, model: nn.Module) -> bool:
