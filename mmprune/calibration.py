@@ -21,7 +21,7 @@ from .statistics import COLLECTORS, Statistics
 LossFn = Callable[[nn.Module, Any], Tensor]
 # How the products of weight and gradient of a unit become one number.
 CHANGES = ('abs_of_sum', 'sum_of_abs')
-_FROM_GRADIENTS = {'grad', *CHANGES}
+_FROM_GRADIENTS = {'grad', 'squared_grad', *CHANGES}
 
 
 def calibrate(
@@ -166,6 +166,9 @@ def _run(
             for name, grad in found.items():
                 total = stats.grad.get(name)
                 stats.grad[name] = grad if total is None else total + grad
+                if 'squared_grad' in needs:
+                    total = stats.squared_grad.get(name, 0)
+                    stats.squared_grad[name] = total + grad.square()
             for change in needs & {*CHANGES}:
                 _add_changes(stats, groups, found, change)
     finally:
@@ -176,7 +179,7 @@ def _run(
             f'a criterion that uses {kind} needs calibration data; none was '
             'given'
         )
-    for table in (stats.grad, stats.changes):
+    for table in (stats.grad, stats.squared_grad, stats.changes):
         for name in table:
             table[name] = table[name] / stats.num_batches
 
