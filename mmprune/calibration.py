@@ -1,7 +1,7 @@
 """The pass over data: collects the statistics that a criterion needs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,13 +16,11 @@ from .groups import (
     unit_elements,
     unit_sums,
 )
-from .inputs import InputSums, watched_layers
-from .statistics import Statistics
+from .statistics import COLLECTORS, Statistics
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 # How the products of weight and gradient of a unit become one number.
 CHANGES = ('abs_of_sum', 'sum_of_abs')
-NEEDS = ('grad', 'activation', 'inputs', 'hessian', 'survivors', *CHANGES)
 _FROM_GRADIENTS = {'grad', *CHANGES}
 
 
@@ -45,7 +43,9 @@ def calibrate(
     Args:
         model: The dense model, in the mode in which it is to be measured.
         groups: The groups that will be scored.
-        needs: Some of :data:`NEEDS`; empty for the weights alone.
+        needs: ``grad``, ``survivors``, some of :data:`CHANGES` and of
+            :data:`mmprune.statistics.COLLECTORS`; empty for the weights
+            alone.
         batches: Calibration data; read only if something needs it.
         loss_fn: Returns the scalar loss of the model on a batch.
         weights: Names of tensors whose single weights will be scored.
@@ -60,17 +60,17 @@ def calibrate(
         tensors={k: t.detach() for k, t in named_tensors(model).items()},
         kinds={path: type(m) for path, m in model.named_modules()},
     )
-    unknown = needs - set(NEEDS)
+    unknown = needs - _FROM_GRADIENTS - COLLECTORS.keys() - {'survivors'}
     if unknown:
         raise ValueError(f'no statistic is called {sorted(unknown)}')
     if 'survivors' in needs:
         stats.survivors = surviving_weights(stats.tensors, groups, sparsity)
     if needs - {'survivors'}:
         names = {s.tensor for g in groups for s in g.slices} | set(weights)
-        with (
-            _watched_outputs(model, groups, needs, stats),
-            _watched_inputs(model, groups, weights, needs, stats),
-        ):
+        with ExitStack() as collecting:
+            for need in sorted(needs & COLLECTORS.keys()):
+                collector = COLLECTORS[need](model, groups, weights, stats)
+                collecting.enter_context(collector)
             _run(model, groups, batches, loss_fn, names, needs, stats)
     if needs & _FROM_GRADIENTS:
         _check_gradients(groups, weights, stats)
@@ -179,9 +179,6 @@ def _run(
     for table in (stats.grad, stats.changes):
         for name in table:
             table[name] = table[name] / stats.num_batches
-    for powers in stats.activation.values():
-        for power in powers:
-            powers[power] = powers[power] / stats.num_batches
 
 
 def _add_changes(
@@ -223,57 +220,6 @@ def _check_gradients(
             'it has no gradient; protect it or choose a criterion without '
             'gradients'
         )
-
-
-@contextmanager
-def _watched_outputs(
-    model: nn.Module,
-    groups: list[PruneGroup],
-    needs: set[str],
-    stats: Statistics,
-):
-    """Adds up the size of what the layers put out while it lasts."""
-    hooks = []
-    written = {part.tensor for group in groups for part in group.producers}
-    for name in written if 'activation' in needs else ():
-        path, _, leaf = name.rpartition('.')
-        if leaf != 'weight':
-            continue
-
-        def look(module: nn.Module, _: Any, out: Tensor, name=name) -> None:
-            dim = -1 if isinstance(module, nn.Linear) else 1
-            size = out.detach().double().abs().movedim(dim, 0).flatten(1)
-            seen = stats.activation.setdefault(name, {1: 0.0, 2: 0.0})
-            # One value per output channel, in the place of a weight's row.
-            for power in seen:
-                seen[power] = seen[power] + (size**power).mean(1)
-
-        hooks.append(model.get_submodule(path).register_forward_hook(look))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def _watched_inputs(
-    model: nn.Module,
-    groups: list[PruneGroup],
-    weights: Sequence[str],
-    needs: set[str],
-    stats: Statistics,
-):
-    """Adds up what the layers read while it lasts."""
-    if not needs & {'inputs', 'hessian'}:
-        yield
-        return
-    read = {part.tensor for group in groups for part in group.consumers}
-    layers = watched_layers(model, sorted(read | set(weights)))
-    sums = InputSums(layers, products='hessian' in needs)
-    with sums.watching():
-        yield
-    stats.inputs, stats.hessian = sums.means(stats.num_batches)
 
 
 def _parts(group: PruneGroup, kind: str) -> tuple[Slice, ...]:

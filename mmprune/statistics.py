@@ -1,6 +1,6 @@
 """What a pass over data leaves for the criteria."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -10,6 +10,9 @@ from torch import Tensor
 from .groups import PruneGroup
 
 Scores = dict[str, Tensor | None]
+# What a criterion may need -> ``collector(model, groups, weights, stats)``, a
+# context in which calibration runs its batches.
+COLLECTORS: dict[str, Callable] = {}
 
 
 @dataclass
