@@ -16,6 +16,7 @@ from ..discovery.labels import tensors_in
 from ..family import Family
 from ..groups import PruneGroup
 from ..registry import TASK_UTILS
+from ..tensor_path import TensorPath, traced_part
 from .drawn_picture import drawn_batch, trained_size
 
 # Sides of the pictures on which groups are found and checked; a model that
@@ -69,6 +70,29 @@ class DetectorFamily(Family):
         """Runs the model once at its own size, to count its cost."""
         batch = self._example
         return list(tensors_in(self._run(model, batch, 'predict')))
+
+    def tensor_path(self, model: nn.Module) -> TensorPath:
+        """Returns backbone, neck and raw outputs of the dense head.
+
+        Of a detector in two stages these are the features and the proposals'
+        scores and boxes; what is cut out of the features is chosen by
+        values.
+        """
+        data = model.data_preprocessor(copy.deepcopy(self._example), False)
+        samples = data['data_samples']
+
+        def call(model: nn.Module, given: dict[str, Tensor]) -> Any:
+            images = given['inputs']
+            if not getattr(model, 'roi_head', None):
+                return model(images, samples, mode='tensor')
+            features = model.extract_feat(images)
+            outputs = dict(features=list(features))
+            if getattr(model, 'rpn_head', None):
+                outputs['proposals'] = model.rpn_head(features)
+            return outputs
+
+        inputs = dict(inputs=data['inputs'])
+        return TensorPath([traced_part('model', model, call, inputs)])
 
     def batches(self) -> list[Any]:
         """Returns the first batches of the training data.
