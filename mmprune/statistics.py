@@ -13,6 +13,11 @@ Scores = dict[str, Tensor | None]
 # What a criterion may need -> ``collector(model, groups, weights, stats)``, a
 # context in which calibration runs its batches.
 COLLECTORS: dict[str, Callable] = {}
+# What it may need of gradients -> field of Statistics that has its mean over
+# batches, and ``value(groups, tensors, gradients)`` of one batch, by name.
+FROM_GRADIENTS: dict[str, tuple[str, Callable]] = {
+    'grad': ('grad', lambda groups, tensors, grads: grads)
+}
 
 
 @dataclass
