@@ -133,7 +133,9 @@ def size_of(path: Path) -> tuple:
     folder = re.sub('[_-]', '', path.parent.name)
     other = folder not in re.sub('[_-]', '', name)
     size = next((i for i, s in enumerate(SMALL) if s in name), len(SMALL))
-    return '_base' in name, other, size, '_htc' in name, len(name), name
+    # Cropped to 1024 pixels in training, or of three stages: slow.
+    slow = '-lsj-' in name or '_htc' in name
+    return '_base' in name, other, slow, size, len(name), name
 
 
 def run_family(

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmprune.checkpoints.loading import load_model
 from mmprune.discovery.labels import tensors_in
-from mmprune.families.drawn_picture import drawn_batch
+from mmprune.families.detector import drawn
 from mmprune.family import build_family
 from mmprune.registry import MODELS
 from mmprune.run import folder as run_folder
@@ -47,7 +47,7 @@ def build(work: Path, config: Path, ratio: float) -> dict:
         small_pictures(cfg._cfg_dict, side)
         cfg.dump(str(work / 'config.py'))
         try:
-            enliven(model, drawn_batch(cfg, side, side))
+            enliven(model, drawn(cfg, side, side))
             build_family(cfg).single_frame(model)
         except (RuntimeError, ValueError, IndexError) as error:
             fault = error
@@ -117,8 +117,8 @@ def enliven(model: nn.Module, batch: dict) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches
         norm.train()
-    batch = {key: [*part, *part] for key, part in batch.items()}
-    if not isinstance(batch['inputs'], dict):
+    batch = twice(batch)
+    if isinstance(batch['inputs'], list):
         batch['inputs'][1] = batch['inputs'][1].flip(-1)
     with torch.no_grad():
         data = model.data_preprocessor(batch, False)
@@ -128,6 +128,13 @@ def enliven(model: nn.Module, batch: dict) -> None:
         if not norm.num_batches_tracked:  # a branch of training alone
             norm.reset_running_stats()
         norm.eval()
+
+
+def twice(node: object) -> object:
+    """A batch of two of the sample that a batch holds."""
+    if isinstance(node, dict):
+        return {key: twice(part) for key, part in node.items()}
+    return [*node, *copy.deepcopy(node)]
 
 
 def prune(work: Path, config: Path, ratio: float) -> dict:

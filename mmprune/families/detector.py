@@ -1,4 +1,4 @@
-"""Any mmdet detector, from its stock config."""
+"""Any detector of mmdet or mmdet3d, from its stock config."""
 
 import copy
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from ..groups import PruneGroup
 from ..registry import TASK_UTILS
 from ..tensor_path import TensorPath, traced_part
 from .drawn_picture import drawn_batch, trained_size
+from .drawn_scene import drawn_scene
 
 # Sides of the pictures on which groups are found and checked; a model that
 # does not run on the first gets the next. Only the coupling is read.
@@ -26,7 +27,7 @@ _SIDES = (128, 256, 512)
 
 @TASK_UTILS.register_module()
 class DetectorFamily(Family):
-    """What a config of mmdet says without a word about pruning.
+    """What a config of mmdet or mmdet3d says without a word about pruning.
 
     Groups are discovered from one prediction and one loss. The example is
     the first picture of the config's data where it is at hand, and a drawn
@@ -126,7 +127,7 @@ class DetectorFamily(Family):
     def _example(self) -> Any:
         if self._has_data:
             return super()._example
-        return drawn_batch(self.cfg, *trained_size(self.cfg))
+        return drawn(self.cfg, *trained_size(self.cfg))
 
     def small_batch(self, model: nn.Module) -> dict[str, list]:
         """Returns a drawn picture, as small as the model runs on.
@@ -137,7 +138,7 @@ class DetectorFamily(Family):
         if self._batch is not None:
             return self._batch
         for side in _SIDES:
-            batch = drawn_batch(self.cfg, side, side)
+            batch = drawn(self.cfg, side, side)
             try:
                 with torch.no_grad():
                     self._run(model, batch, 'predict')
@@ -192,6 +193,12 @@ class DetectorFamily(Family):
         """Returns the model's own loss on a batch."""
         _fill_message_hub()
         return super().loss(model, batch)
+
+
+def drawn(cfg: Config, height: int, width: int) -> dict[str, Any]:
+    """Returns a batch of one drawn picture or scene for a config."""
+    draw = drawn_scene if cfg.default_scope == 'mmdet3d' else drawn_batch
+    return draw(cfg, height, width)
 
 
 def _fill_message_hub() -> None:
