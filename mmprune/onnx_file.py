@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .atomic_file import write_whole
 from .errors import UserError, sentence
+from .onnx_folding import fold_constants, static_shapes
 from .tensor_path import Part
 
 # GridSample is an operator from 16 on. 18 is the newest that writes its mode
@@ -69,10 +70,8 @@ def write_onnx(part: Part, path: Path, opset: int = OPSET) -> dict[str, int]:
     import onnx
 
     model = onnx.load_from_string(_traced(part, opset))
-    model = onnx.shape_inference.infer_shapes(
-        _named(model, part), check_type=True, strict_mode=True, data_prop=True
-    )
-    onnx.checker.check_model(model, full_check=False)
+    model = fold_constants(_named(model, part))
+    onnx.checker.check_model(model, full_check=part.runs)
     counts = operators(model)
     if part.static:
         found = sorted(DYNAMIC_OPS & set(counts))
@@ -104,15 +103,10 @@ def operators(model: Any) -> dict[str, int]:
 
 def without_shape(model: Any) -> list[str]:
     """Returns the tensors of a graph whose shape has an unknown size."""
-    graph = model.graph
-    known = {t.name for t in graph.initializer}
-    for info in (*graph.input, *graph.output, *graph.value_info):
-        tensor = info.type.tensor_type
-        if tensor.HasField('shape') and all(
-            d.HasField('dim_value') for d in tensor.shape.dim
-        ):
-            known.add(info.name)
-    names = [name for node in graph.node for name in node.output if name]
+    known = static_shapes(model.graph)
+    # Nobody but its runtime knows what an operator of its own returns.
+    nodes = [node for node in model.graph.node if not node.domain]
+    names = [name for node in nodes for name in node.output if name]
     return [name for name in names if name not in known]
 
 

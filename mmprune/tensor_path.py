@@ -24,6 +24,7 @@ class Part:
         about: Name of an input or output -> what it is and its unit.
         static: Whether an operator whose result has a shape that depends on
             values, or that branches on them, is refused.
+        runs: Whether onnxruntime has all its operators.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Part:
     outputs: tuple[str, ...]
     about: dict[str, str] = field(default_factory=dict)
     static: bool = False
+    runs: bool = True
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the outputs by name, without gradients."""

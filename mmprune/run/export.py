@@ -129,7 +129,11 @@ def export(
 
     def write(beside: Path) -> None:
         files = _write_parts(path, beside, opset, log)
-        opened = {n: session(beside / f['file']) for n, f in files.items()}
+        opened = {
+            part.name: session(beside / files[part.name]['file'])
+            for part in path.parts
+            if part.runs
+        }
 
         def run(name: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
             return run_session(opened[name], inputs)
@@ -229,6 +233,8 @@ def _forwards(path: TensorPath, run: Any, title: str) -> dict[str, Any]:
     """Returns for each part a call by onnxruntime and one by PyTorch."""
     found = {}
     for part in path.parts:
+        if not part.runs:
+            continue
         found[f'{part.name} {title}'] = lambda part=part: run(
             part.name, part.inputs
         )
@@ -253,7 +259,8 @@ def _dense_forwards(
         for part in path.parts:
             file = Path(scratch) / f'{part.name}.onnx'
             write_onnx(part, file, opset)
-            opened[part.name] = session(file)
+            if part.runs:
+                opened[part.name] = session(file)
     return _forwards(
         path, lambda name, given: run_session(opened[name], given), 'dense'
     )
