@@ -27,7 +27,7 @@ class Family:
     """The default: groups by adapters, data by the config's dataloaders.
 
     Nothing is read before it is asked for, and asking for groups reads
-    nothing, unless an adapter runs the model (``mmprune.traced_groups``).
+    nothing, unless an adapter runs the model (``mmprune.discovered_groups``).
 
     The example is the first sample of the test data, or where the config has
     none of the validation or training data. It and the batches reach the
