@@ -109,11 +109,7 @@ def families(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     if args.config:
         yield args.config.stem, args.config.resolve()
         return
-    configs = configs_of(args.package)
-    names = [p.name for p in sorted(configs.iterdir()) if p.is_dir()]
-    names = [n for n in names if n not in NOT_DETECTORS]
-    if args.package == 'mmdet3d':
-        names = [n for n in names if n in FAMILIES_3D.split()]
+    configs, names = configs_of(args.package), family_names(args.package)
     unknown = set(args.family or ()) - set(names)
     if unknown:
         raise SystemExit(f'no family {sorted(unknown)}; there are {names}')
@@ -125,6 +121,15 @@ def families(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
         ]
         if found:
             yield name, min(found, key=size_of)
+
+
+def family_names(package: str) -> list[str]:
+    """Returns the folders of a wheel that hold what is asked about."""
+    folders = sorted(p for p in configs_of(package).iterdir() if p.is_dir())
+    names = [p.name for p in folders if p.name not in NOT_DETECTORS]
+    if package == 'mmdet3d':
+        names = [name for name in names if name in FAMILIES_3D.split()]
+    return names
 
 
 def size_of(path: Path) -> tuple:
@@ -247,6 +252,8 @@ def render(folder: Path, args: argparse.Namespace) -> str:
         json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))
     ]
     states = [s for s in states if s.get('finished')]
+    names_run = {s['family'] for s in states}
+    missing = [n for n in family_names(args.package) if n not in names_run]
     ours = sum(map(success, states))
     peer = sum(s['stages'].get('torch_pruning') == 'ok' for s in states)
     spent = [own_seconds(s) for s in states if success(s)] or [0.0]
@@ -267,8 +274,9 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             f'{args.package} {version(args.package)}, torch '
             f'{version("torch")}, torch-pruning {version("torch-pruning")}.',
             '',
-            f'**{ours} of {len(states)}** families pass every stage; '
-            f'Torch-Pruning alone prunes {peer} of them so that they still '
+            f'**{ours} of {len(states)}** families pass every stage (of '
+            f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
+            f'not run); Torch-Pruning alone prunes {peer} so that they still '
             'run, and none of its models goes back into a config. Median '
             f'{statistics.median(spent):.0f} CPU seconds a family.',
             '',
@@ -289,6 +297,10 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             '## What fails, and why',
             '',
             *(failed or ['Nothing.']),
+            '',
+            '## Not run',
+            '',
+            ', '.join(missing) or 'None.',
             '',
         ]
     )

@@ -380,3 +380,57 @@ def test_the_channels_of_the_input_are_no_units():
     )
     model.register_buffer('mean', torch.rand(3, 1, 1))
     assert found(model) == {'one': 4}
+
+
+class Deformable(nn.Module):
+    """Heads that sample a map where their own offsets say."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Linear(6, 8)
+        self.offsets = nn.Linear(6, 4 * 3 * 2)
+        self.weights = nn.Linear(6, 4 * 3)
+        self.output = nn.Linear(8, 5)
+        self.num_heads = 4
+
+    def forward(self, x):
+        batch, count, _ = x.shape
+        heads = self.num_heads
+        value = self.value(x).view(batch, count, heads, -1)
+        value = value.permute(0, 2, 3, 1).reshape(batch * heads, -1, 4, 4)
+        grid = self.offsets(x).view(batch, count, heads, 3, 2).tanh()
+        grid = grid.transpose(1, 2).flatten(0, 1)
+        share = self.weights(x).view(batch, count, heads, 3).softmax(-1)
+        share = share.transpose(1, 2).flatten(0, 1)[:, None]
+        found = F.grid_sample(value, grid, align_corners=False) * share
+        found = found.sum(-1).view(batch, -1, count)
+        return self.output(found.transpose(1, 2))
+
+
+def test_what_computes_where_a_head_samples_goes_with_it():
+    model = nn.Sequential(Deformable())
+    tokens = torch.randn(1, 16, 6)
+    assert found(model, tokens) == {'0.value': 4}
+    (group,) = [
+        g
+        for g in discovered_groups(model, lambda net: net(tokens))
+        if not g.dense
+    ]
+    assert group.granularity == 'head'
+    assert group.attrs == {'0.num_heads': 1}
+    blocks = {part.tensor: part.block for part in group.producers}
+    assert blocks['0.offsets.weight'] == 6
+    assert blocks['0.weights.weight'] == 3
+
+
+def test_positions_that_no_head_owns_hold_their_channels():
+    model = Net(
+        lambda net, x: F.grid_sample(
+            net.map(x),
+            net.grid(x).permute(0, 2, 3, 1).tanh(),
+            align_corners=False,
+        ),
+        map=conv(3, 4),
+        grid=conv(3, 2),
+    )
+    assert reasons(model)['grid'] == 'positions to sample at'

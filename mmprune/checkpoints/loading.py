@@ -125,7 +125,11 @@ def load_model(
     if not isinstance(cfg, Config):
         cfg = Config.fromfile(cfg)
     loaded = load_checkpoint(checkpoint, trust)
-    return loaded_model(cfg, loaded, checkpoint).to(device).eval()
+    model = loaded_model(cfg, loaded, checkpoint)
+    # Not in one line: `eval` of mmdet's distilled detectors returns nothing.
+    model.to(device)
+    model.eval()
+    return model
 
 
 def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:

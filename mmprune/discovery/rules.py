@@ -352,7 +352,7 @@ def _dropped(layer: Tensor, dims: Iterable[int]) -> list[int]:
     'avg_pool2d avg_pool3d max_pool2d max_pool3d max_pool2d_with_indices '
     'max_pool3d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d '
     '_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d '
-    'reflection_pad2d replication_pad2d grid_sampler_2d grid_sampler_3d '
+    'reflection_pad2d replication_pad2d '
     'torchvision::roi_align torchvision::roi_pool torchvision::ps_roi_pool'
 )
 def spatial(call: Call) -> None:
@@ -373,6 +373,33 @@ def spatial(call: Call) -> None:
                 layer = layer.narrow(0, 0, 1)  # regions of a picture
             layers.append(layer.expand(result.shape))
         labels.set(result, layers)
+
+
+@rule('grid_sampler_2d grid_sampler_3d')
+def sample(call: Call) -> None:
+    """Pixels picked by computed positions, in each row of the batch.
+
+    Where the batch holds heads, as in deformable attention, what computes
+    their positions goes with them; else it stays.
+    """
+    labels, grid = call.labels, call['grid']
+    rows = []
+    for layer in labels.of(grid):
+        row = labels.reduce(layer, range(1, grid.ndim))
+        if varying(row):
+            labels.mixes(layer)
+            rows.append(row.view([-1] + [1] * (call.out.ndim - 1)))
+        else:
+            labels.fix(layer, 'positions to sample at')
+    labels.use([grid])
+    layers = [
+        _one_pixel(labels, layer, 2).expand(call.out.shape)
+        for layer in labels.of(call['input'])
+    ]
+    rows = [row.expand(call.out.shape) for row in rows]
+    labels.set(
+        call.out, labels.merge([tuple(layers), tuple(rows)], call.out.shape)
+    )
 
 
 def _one_pixel(labels: Labels, layer: Tensor, start: int) -> Tensor:
