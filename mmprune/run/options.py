@@ -144,7 +144,13 @@ class PruningOptions:
     target: str = option(
         'units',
         'what the ratio counts in structured pruning',
-        choices=('units', 'params', 'macs'),
+        choices=('units', 'params', 'macs', 'latency'),
+    )
+    latency_table: str | None = option(
+        None,
+        'file of measured layer times, for --target latency',
+        shown='~/.cache/mmprune/layer_times.json',
+        metavar='FILE',
     )
     round_to: int = option(
         1, 'kept channels and neurons are a multiple of this', least=1
@@ -179,6 +185,11 @@ class PruningOptions:
                 f'--pattern {self.pattern} is one of single weights, and '
                 '--mode structured removes whole units; give --mode '
                 'unstructured or both, or leave --pattern out'
+            )
+        if self.target == 'latency' and not self.latency_runs:
+            raise ValueError(
+                '--target latency measures models, and --latency-runs 0 times '
+                'none; leave it out'
             )
         if self.mode != 'unstructured' and self.scope == 'row':
             raise ValueError(
