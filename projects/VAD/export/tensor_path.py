@@ -24,6 +24,7 @@ from .static_model import HeadPart, ImagePart
 
 # Frames of the check: one begins, one reads a BEV, one reads that BEV's.
 CHAIN = 3
+_LISTS = ('lanes', 'cells')
 COMMANDS = ('turn right', 'turn left', 'go straight')
 ABOUT = dict(
     img='pictures of the cameras in order, prepared by picture_steps',
@@ -103,6 +104,21 @@ class VADPath(TensorPath):
                 )
             yield from self._decoded(part, outs, found, host)
         self.model.forget()
+
+    def _check_room(self, found: driver.Arrays) -> None:
+        if 'overflow' not in found or not found['overflow'].any():
+            return
+        asked = [
+            f'--{name} {self.facts[name]}'
+            for name, over in zip(_LISTS, found['overflow'], strict=True)
+            if over
+        ]
+        lanes, cells = (int(found[f'{n}_found'].max()) for n in _LISTS)
+        raise ValueError(
+            f'{" and ".join(asked)} are too few for the frames of the check, '
+            f'which have {lanes} lanes and {cells} cells of one camera; give '
+            'more'
+        )
 
     def _decoded(
         self, part: str, outs: dict, found: driver.Arrays, host: driver.Driver

@@ -92,6 +92,13 @@ class VADPruning:
 
         return vad_path(self.cfg, model, asked, self.picture_size)
 
+    @staticmethod
+    def onnx_model(folder: Path) -> nn.Module:
+        """Returns exported files as a model that a test loop runs."""
+        from projects.VAD.export.onnx_model import open_exported
+
+        return open_exported(folder)
+
     @property
     def source(self) -> str:
         """What the example is: an info file, or a drawn frame."""
