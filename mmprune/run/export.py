@@ -158,10 +158,13 @@ def export(
                 )
             summary['threads'] = torch.get_num_threads()
             summary['latency_ms'] = measure_latencies(forwards, latency_runs)
-        path.write(beside, run)
         if add is not None:
             add(beside)
         save_json(summary, beside / SUMMARY)
+        more = path.write(beside, run)
+        if more:
+            summary.update(more)
+            save_json(summary, beside / SUMMARY)
 
     with begun(folder):
         write_folder(folder, write)

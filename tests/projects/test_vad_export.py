@@ -288,6 +288,43 @@ def test_too_few_are_refused_with_what_there_is(files, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_image_part_of_eight_bits_has_zero_points_of_zero(files, tmp_path):
+    folder = tmp_path / 'deploy'
+    summary = export(files, 'small.pth', folder, '--int8', '2', '--hand-over')
+    assert 0 < summary['int8']['differences']['features_0'] < 0.1
+    graph = onnx.load(folder / 'int8' / 'image.onnx').graph
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    kinds = [node for node in graph.node if 'quantizeLinear' in node.op_type]
+    kinds += [node for node in graph.node if node.op_type == 'QuantizeLinear']
+    assert len(kinds) > 10
+    for node in kinds:
+        zero = values[node.input[2]]
+        assert zero.dtype == np.int8 and not zero.any()
+    weights = [v for v in values.values() if v.ndim == 4]
+    assert weights and all(w.dtype == np.int8 for w in weights)
+    # A deployment of its own.
+    main = runpy.run_path(str(ROOT / 'tools' / 'test.py'))['main']
+    flags = ['--onnx', str(folder / 'int8'), '--work-dir', str(files / 'work')]
+    assert main([str(files / 'vad.py'), *flags])
+    # Raw tensors give what the files gave.
+    place = folder / 'hand_over' / '2' / 'head'
+    described = about(folder)['parts']['head']
+    given = {
+        name: np.fromfile(place / 'in' / f'{name}.bin', each['dtype']).reshape(
+            each['shape']
+        )
+        for name, each in described['inputs'].items()
+    }
+    found = driver.sessions(folder, about(folder))('head', given)
+    for name, array in found.items():
+        raw = np.fromfile(place / 'out' / f'{name}.bin', array.dtype)
+        assert np.array_equal(raw, array.ravel())
+    loader = runpy.run_path(str(folder / 'hand_over' / 'load.py'))
+    frames = list(loader['load_data']())
+    assert len(frames) == 2
+    assert np.array_equal(frames[1]['prev_bev'], given['prev_bev'])
+
+
 def test_a_step_that_the_driver_cannot_do_is_refused(files):
     cfg = Config.fromfile(files / 'vad.py')
     dataset(cfg).pipeline[4].scales = [0.4, 0.8]
