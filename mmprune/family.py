@@ -184,7 +184,8 @@ def build_family(cfg: Config) -> Any:
     Raises:
         ValueError: If the config does not say how to prune its model.
     """
-    if cfg.get('pruning') is None and cfg.get('default_scope') == 'mmdet':
+    scope = cfg.get('default_scope')
+    if cfg.get('pruning') is None and scope in ('mmdet', 'mmdet3d'):
         return TASK_UTILS.build(dict(type='mmprune.DetectorFamily', cfg=cfg))
     if cfg.get('pruning') is None:
         raise ValueError(

@@ -68,9 +68,9 @@ def prune(
         example: What the model is called with: a tensor, a tuple of
             arguments, or a dict of named ones.
         ratio: Fraction to remove, in ``[0, 1)``.
-        criterion: ``l1``, ``l2``, ``bn_scale``, ``taylor`` or ``random``, or
-            a criterion or its config.
-        scope: ``global`` or ``layer``: where units compete.
+        criterion: A name of :data:`mmprune.criteria.CRITERIA`, as ``l1`` or
+            ``taylor``, or a criterion or its config.
+        scope: ``global``, ``layer`` or ``isomorphic``: where units compete.
         target: What the ratio counts: ``units``, ``params`` or ``macs``.
         round_to: Kept channels and neurons are a multiple of this.
         min_keep: Channels and neurons that every group keeps.

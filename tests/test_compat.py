@@ -665,3 +665,13 @@ def test_a_bare_state_dict_has_no_plan():
     state = {f'module.{k}': v for k, v in _Tiny(3).state_dict().items()}
     with pytest.raises(ValueError, match='6 shapes differ'):
         check_plan_matches(_model(2, _Plan(fc=[0, 2])), state)
+
+
+def test_a_norm_without_epsilon_runs():
+    """As NAS-FCOS has it, and as a current PyTorch refuses it."""
+    from mmcv.cnn import build_norm_layer
+
+    _, norm = build_norm_layer(dict(type='BN', eps=0), 2)
+    x = torch.randn(4, 2, 3, 3)
+    found = norm.eval()(x)
+    torch.testing.assert_close(found, x, rtol=0, atol=0)

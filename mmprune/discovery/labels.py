@@ -294,5 +294,7 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         for part in value:
             yield from tensors_in(part)
     elif hasattr(value, '__dict__') and not isinstance(value, nn.Module):
-        # Results of mmdet and of Hugging Face.
-        yield from tensors_in(list(vars(value).values()))
+        # Results of mmdet and of Hugging Face. mmdet sets their attributes in
+        # the order of a set, which is another one in each process.
+        for _, part in sorted(vars(value).items()):
+            yield from tensors_in(part)

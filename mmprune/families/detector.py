@@ -1,4 +1,4 @@
-"""Any mmdet detector, from its stock config."""
+"""Any detector of mmdet or mmdet3d, from its stock config."""
 
 import copy
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from ..groups import PruneGroup
 from ..registry import TASK_UTILS
 from ..tensor_path import TensorPath, traced_part
 from .drawn_picture import drawn_batch, trained_size
+from .drawn_scene import drawn_scene
 
 # Sides of the pictures on which groups are found and checked; a model that
 # does not run on the first gets the next. Only the coupling is read.
@@ -26,7 +27,7 @@ _SIDES = (128, 256, 512)
 
 @TASK_UTILS.register_module()
 class DetectorFamily(Family):
-    """What a config of mmdet says without a word about pruning.
+    """What a config of mmdet or mmdet3d says without a word about pruning.
 
     Groups are discovered from one prediction and one loss. The example is
     the first picture of the config's data where it is at hand, and a drawn
@@ -49,7 +50,6 @@ class DetectorFamily(Family):
             ValueError: If the model does not run on a drawn picture.
         """
         _fill_message_hub()
-        self._choose_batch(model)
         yield from discovered_groups(model, self._everything)
 
     @property
@@ -59,13 +59,12 @@ class DetectorFamily(Family):
 
     def forward(self, model: nn.Module) -> Any:
         """Returns predictions and raw outputs for a small picture."""
-        if self._batch is None:
-            self._choose_batch(model)
-        outputs = [self._run(model, self._batch, 'predict')]
+        batch = self.small_batch(model)
+        outputs = [self._run(model, batch, 'predict')]
         if self._raw is None:
             self._raw = self._has_raw_outputs(model)
         if self._raw:
-            outputs.append(self._run(model, self._batch, 'tensor'))
+            outputs.append(self._run(model, batch, 'tensor'))
         return list(tensors_in(outputs))
 
     def single_frame(self, model: nn.Module) -> Any:
@@ -128,11 +127,18 @@ class DetectorFamily(Family):
     def _example(self) -> Any:
         if self._has_data:
             return super()._example
-        return drawn_batch(self.cfg, *trained_size(self.cfg))
+        return drawn(self.cfg, *trained_size(self.cfg))
 
-    def _choose_batch(self, model: nn.Module) -> None:
+    def small_batch(self, model: nn.Module) -> dict[str, list]:
+        """Returns a drawn picture, as small as the model runs on.
+
+        Raises:
+            ValueError: If it runs on none.
+        """
+        if self._batch is not None:
+            return self._batch
         for side in _SIDES:
-            batch = drawn_batch(self.cfg, side, side)
+            batch = drawn(self.cfg, side, side)
             try:
                 with torch.no_grad():
                     self._run(model, batch, 'predict')
@@ -140,7 +146,7 @@ class DetectorFamily(Family):
                 fault = f'{type(error).__name__}: {error}'
                 continue
             self._batch = batch
-            return
+            return batch
         raise ValueError(
             f'{self.cfg.filename}: the model does not run on a drawn picture '
             f'({fault[:200]}); name its groups as in docs/add_a_family.md'
@@ -154,6 +160,10 @@ class DetectorFamily(Family):
         """
         outputs = self.forward(model)
         try:
+            # Of DETR's descendants the model itself must be in training, or
+            # half of what their losses read is missing. Its parts stay in
+            # evaluation: norms keep their statistics.
+            model.training = True
             losses = self._run(model, self._batch, 'loss')
         except Exception as error:
             raise ValueError(
@@ -161,6 +171,8 @@ class DetectorFamily(Family):
                 f'picture ({type(error).__name__}: {str(error)[:200]}), so '
                 'that branches of training alone cannot be seen'
             ) from error
+        finally:
+            model.training = False
         return [outputs, list(tensors_in(losses))]
 
     def _has_raw_outputs(self, model: nn.Module) -> bool:
@@ -181,6 +193,12 @@ class DetectorFamily(Family):
         """Returns the model's own loss on a batch."""
         _fill_message_hub()
         return super().loss(model, batch)
+
+
+def drawn(cfg: Config, height: int, width: int) -> dict[str, Any]:
+    """Returns a batch of one drawn picture or scene for a config."""
+    draw = drawn_scene if cfg.default_scope == 'mmdet3d' else drawn_batch
+    return draw(cfg, height, width)
 
 
 def _fill_message_hub() -> None:

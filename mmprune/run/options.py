@@ -131,9 +131,9 @@ class PruningOptions:
     )
     scope: str = option(
         'global',
-        'where they compete: in the whole model, in each layer or, single '
-        'weights only, in each row',
-        choices=('global', 'layer', 'row'),
+        'where they compete: in the whole model, in each layer, units among '
+        'layers of equal structure, or single weights in each row',
+        choices=('global', 'layer', 'isomorphic', 'row'),
     )
     pattern: str | None = option(
         None,
@@ -186,6 +186,12 @@ class PruningOptions:
                 f'--mode {self.mode} removes whole units; give --mode '
                 'unstructured, or --scope layer'
             )
+        if self.mode == 'unstructured' and self.scope == 'isomorphic':
+            raise ValueError(
+                '--scope isomorphic compares the units of equal layers, and '
+                '--mode unstructured zeroes single weights; give --mode '
+                'structured, or --scope layer'
+            )
         if self.mode != 'unstructured' and self.importance in ONLY_WEIGHTS:
             raise ValueError(
                 f'--importance {self.importance} scores single weights, and '
@@ -209,6 +215,11 @@ class PruningOptions:
         One that scores only units leaves them to their magnitude.
         """
         return 'l1' if self.importance in ONLY_UNITS else self.importance
+
+    def weight_scope(self) -> str:
+        """Returns where single weights compete: all, where only units have
+        a scope."""
+        return 'global' if self.scope == 'isomorphic' else self.scope
 
 
 # -- training --------------------------------------------------------------

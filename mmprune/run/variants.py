@@ -105,7 +105,7 @@ def zero_weights(
             importance=criterion_config(
                 options.weight_importance(), options.seed
             ),
-            scope=options.scope,
+            scope=options.weight_scope(),
             pattern=options.pattern,
             protect=protect,
         )

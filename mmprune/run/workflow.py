@@ -60,7 +60,10 @@ def load_dense(cfg: Config, path: Path, options: PruningOptions) -> tuple:
                 f'{path}: {name} holds NaN or infinite values; give a '
                 'checkpoint of a training that went well'
             )
-    return model.to(options.device).eval(), checkpoint.get('meta') or {}
+    # Not in one line: `eval` of mmdet's distilled detectors returns nothing.
+    model.to(options.device)
+    model.eval()
+    return model, checkpoint.get('meta') or {}
 
 
 def prune(
