@@ -25,15 +25,12 @@ from ..onnx_file import (
     write_onnx,
 )
 from ..plan import checkpoint_plan
-from ..pruners.verify import relative_difference
+from ..pruners.verify import TOLERANCE, relative_difference
 from ..tensor_path import TensorPath
 from ..version import __version__
 from .folder import begun, pruned_config
 
 SUMMARY = 'deploy.json'
-# Largest difference of an output of onnxruntime to PyTorch's, by the scale
-# of that output, with which a file is handed over.
-TOLERANCE = 1e-4
 
 
 def export_checkpoint(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from golden import ROOT
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from tiny_nuscenes import write_nuscenes
 
 from mmprune.checkpoints.loading import build_model, load_model
@@ -24,8 +25,10 @@ from mmprune.onnx_file import DYNAMIC_OPS, operators, without_shape
 from mmprune.onnx_folding import static_shapes
 from mmprune.run.options import PruningOptions
 from mmprune.run.workflow import prune
+from mmprune.tensor_path import Compared
 from projects.VAD.export import driver
 from projects.VAD.export.sampling import FORMS, PLUGIN
+from projects.VAD.export.tensor_path import tied, turned
 from projects.VAD.model.deformable_sampling import sample_levels
 from projects.VAD.model.transformer import rotate_bev
 from tools import create_data
@@ -275,6 +278,24 @@ def test_lists_of_lanes_and_cells_are_exact_where_all_fit(files, tmp_path):
     assert max(head['differences'].values()) < 1e-4
     assert head['outputs']['overflow']['shape'] == [2]
     assert (summary['lanes'], summary['cells']) == (8, 70)
+
+
+def test_a_lane_at_a_threshold_makes_trajectories_undecided(files):
+    cfg = Config.fromfile(files / 'vad.py')
+    model = load_model(cfg, files / 'dense.pth')
+    path = build_family(cfg).tensor_path(model)
+    data = model.data_preprocessor(pseudo_collate([path.samples[0]]), False)
+    with torch.no_grad():
+        outs = model.step(data['inputs'], data['data_samples'])
+    head = model.pts_bbox_head
+    assert not tied(outs, head)
+    score = outs['map_all_cls_scores'][-1, 0].sigmoid().amax(-1)
+    head.map_threshold = float(score[3]) + 1e-7
+    assert tied(outs, head)
+    one, other = torch.ones(2), torch.tensor([1.0, 1.1])
+    assert turned(Compared('head', 'all_traj_preds', one, other))
+    assert not turned(Compared('head', 'all_traj_preds', one, one))
+    assert not turned(Compared('head', 'bev_embed', one, other))
 
 
 def test_too_few_are_refused_with_what_there_is(files, tmp_path, capsys):

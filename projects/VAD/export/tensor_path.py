@@ -15,9 +15,10 @@ from torch import Tensor
 from mmprune.atomic_file import save_json
 from mmprune.errors import blame
 from mmprune.onnx_file import run_session, session
-from mmprune.pruners.verify import relative_difference
+from mmprune.pruners.verify import TOLERANCE, relative_difference
 from mmprune.tensor_path import Compared, Part, Run, TensorPath
 from projects.VAD.model.vad import VAD
+from projects.VAD.model.vad_head import VADHead
 
 from . import driver
 from .facts import OUTPUTS, about_tensors, facts_of
@@ -29,6 +30,8 @@ from .static_model import HeadPart, ImagePart
 
 # Frames of the check: one begins, one reads a BEV, one reads that BEV's.
 CHAIN = 3
+# Of a probability or, in fractions of the region, of a distance.
+_TIE = 1e-5
 _LISTS = ('lanes', 'cells')
 
 
@@ -58,6 +61,9 @@ class VADPath(TensorPath):
             return
         host = driver.Driver(self.facts, _on_arrays(run))
         self.model.forget()
+        left = {
+            (part, name) for part in ('head_first', 'head') for name in OUTPUTS
+        }
         for number, sample in enumerate(self.samples):
             data = self.model.data_preprocessor(
                 pseudo_collate([sample]), False
@@ -75,12 +81,22 @@ class VADPath(TensorPath):
             found = host.step(
                 inputs['img'].numpy(), **_step_inputs(sample, meta)
             )
-            for name, value in outs.items():
-                yield Compared(
-                    part, name, value, torch.from_numpy(found[name])
-                )
-            yield from self._decoded(part, outs, found, host)
+            self._check_room(found)
+            compared = [
+                Compared(part, name, value, torch.from_numpy(found[name]))
+                for name, value in outs.items()
+            ]
+            compared += self._decoded(part, outs, found, host)
+            if tied(outs, self.model.pts_bbox_head):
+                compared = [each for each in compared if not turned(each)]
+            yield from compared
+            left -= {(part, each.output) for each in compared}
         self.model.forget()
+        if left:
+            raise ValueError(
+                f'a lane at a threshold turned {sorted(left)[0]} in every '
+                'frame of the check; choose other frames by --ann-file'
+            )
 
     def _check_room(self, found: driver.Arrays) -> None:
         if 'overflow' not in found or not found['overflow'].any():
@@ -213,6 +229,38 @@ class VADPath(TensorPath):
                 data['inputs']['img'].numpy(), **_step_inputs(sample, meta)
             )
             yield list(runs)
+
+
+def tied(outs: dict[str, Tensor], head: VADHead) -> bool:
+    """Returns whether rounding may decide which lanes an agent reads.
+
+    A lane is read if it is probable enough and near enough; what is that by
+    1e-7 more or less turns a whole trajectory.
+
+    Args:
+        outs: Raw outputs of one frame.
+        head: That computed them.
+    """
+    score = outs['map_all_cls_scores'][-1, 0].sigmoid().amax(-1)
+    points = outs['map_all_pts_preds'][-1, 0]
+    nearest = points.norm(dim=-1).argmin(-1)
+    lanes = points[torch.arange(len(points)), nearest]
+    low, high = torch.tensor(head.pc_range).view(2, 3)[:, :2]
+    agents = outs['all_bbox_preds'][-1, 0, :, :2]
+    distance = torch.cdist((agents - low) / (high - low), lanes)
+    margins = (
+        (score - head.map_threshold).abs().min(),
+        (distance - head.lane_distance).abs().min(),
+    )
+    return bool(min(margins) < _TIE)
+
+
+def turned(each: Compared) -> bool:
+    """Returns whether an output of motion is another trajectory."""
+    motion = any(word in each.output for word in ('traj', 'fut', 'plans'))
+    return motion and (
+        relative_difference(each.expected, each.found) > TOLERANCE
+    )
 
 
 def vad_path(
