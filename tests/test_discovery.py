@@ -4,12 +4,15 @@ Every model here is checked in the same way: the groups found hold (masked
 equals pruned), and the sizes of the open ones are those worked out by hand.
 """
 
+from enum import Enum
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mmprune.discovery import discovered_groups
+from mmprune.discovery.labels import tensors_in
 from mmprune.groups import PruneGroup, Slice
 from mmprune.plan import PruningPlan
 from mmprune.pruners import masked_difference
@@ -434,3 +437,20 @@ def test_positions_that_no_head_owns_hold_their_channels():
         grid=conv(3, 2),
     )
     assert reasons(model)['grid'] == 'positions to sample at'
+
+
+def test_tensors_are_found_in_results_of_any_kind():
+    """As mmdet3d returns them: a class and a kind lie beside the tensors."""
+
+    class Kind(Enum):
+        BOX = 1
+
+    class Result:
+        pass
+
+    result = Result()
+    result.kind, result.made_of, result.scores = Kind.BOX, Result, PICTURE
+    result.boxes = [dict(one=PICTURE[0])]
+    one, other = tensors_in((result,))
+    assert one is result.boxes[0]['one']  # by name, not in order of setting
+    assert other is PICTURE
