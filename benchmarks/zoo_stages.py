@@ -20,6 +20,7 @@ from mmprune.discovery.labels import tensors_in
 from mmprune.families.detector import drawn
 from mmprune.family import build_family
 from mmprune.registry import MODELS
+from mmprune.run import export as run_export
 from mmprune.run import folder as run_folder
 from mmprune.run import workflow
 from mmprune.run.options import PruningOptions
@@ -221,8 +222,19 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
 
 
 def export(work: Path, config: Path, ratio: float) -> dict:
-    """A place for the export of the tensor path."""
-    return dict(verdict='-')
+    """Exports the pruned detector, if the dense one exports."""
+    cfg = Config.fromfile(work / 'config.py')
+    (pruned,) = work.glob('*_structured_pruned.pth')
+    quiet = dict(latency_runs=0, log=lambda _: None)
+    dense = load_model(cfg, work / 'dense.pth')
+    try:
+        run_export.export(cfg, dense, work / 'onnx_dense', **quiet)
+    except ValueError as error:
+        return dict(verdict=f'- (the dense one: {error})')
+    small = load_model(cfg, pruned)
+    found = run_export.export(cfg, small, work / 'onnx', **quiet)
+    differences = found['parts']['model']['differences']
+    return dict(onnx_difference=max(differences.values()))
 
 
 def torch_pruning(work: Path, config: Path, ratio: float) -> dict | None:

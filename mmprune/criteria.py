@@ -5,6 +5,10 @@ CRITERIA = {
     'l2': dict(type='mmprune.Magnitude', p=2),
     'bn_scale': dict(type='mmprune.BNScale'),
     'taylor': dict(type='mmprune.Taylor'),
+    'fisher': dict(type='mmprune.Fisher'),
+    'fpgm': dict(type='mmprune.FPGM'),
+    'lamp': dict(type='mmprune.LAMP'),
+    'group_l2': dict(type='mmprune.GroupNormalized'),
     'saliency': dict(type='mmprune.Saliency'),
     'activation': dict(type='mmprune.Activation'),
     'remain': dict(type='mmprune.Remain'),
@@ -17,7 +21,15 @@ CRITERIA = {
 }
 
 # They have nothing to say about a single weight.
-ONLY_UNITS = ('bn_scale', 'activation', 'remain', 'kd_grad', 'l2+kd_grad')
+ONLY_UNITS = (
+    'bn_scale',
+    'fpgm',
+    'group_l2',
+    'activation',
+    'remain',
+    'kd_grad',
+    'l2+kd_grad',
+)
 # They have nothing to say about a whole unit.
 ONLY_WEIGHTS = ('wanda_variant', 'ria')
 

@@ -1,8 +1,7 @@
 """What must be removed together: slices of tensors and groups of units."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -94,36 +93,6 @@ class PruneGroup:
         """All slices, producers first."""
         return self.producers + self.consumers
 
-    def to_dict(self) -> dict:
-        """Returns the group as plain containers; defaults are left out."""
-        return dict(
-            name=self.name,
-            granularity=self.granularity,
-            size=self.size,
-            producers=[_plain(s) for s in self.producers],
-            consumers=[_plain(s) for s in self.consumers],
-            attrs=dict(self.attrs),
-        )
-
-    @classmethod
-    def from_dict(cls, data: dict) -> 'PruneGroup':
-        """Returns the group that :meth:`to_dict` described.
-
-        Raises:
-            ValueError: If a field is missing or unknown.
-        """
-        try:
-            sides = {
-                side: tuple(_slice(s) for s in data[side])
-                for side in ('producers', 'consumers')
-            }
-            return cls(**{**data, **sides})
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f'not a pruning group: {json.dumps(data, default=str)[:200]} '
-                f'({error}); was the plan written by another version?'
-            ) from error
-
 
 def rows(
     path: str, layer: nn.Module, block: int = 1, copies: int = 1
@@ -184,18 +153,3 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-
-
-def _slice(data: dict) -> Slice:
-    return Slice(**{**data, 'positions': tuple(data.get('positions', ()))})
-
-
-def _plain(part: Slice) -> dict:
-    plain = {
-        f.name: getattr(part, f.name)
-        for f in fields(part)
-        if getattr(part, f.name) != f.default
-    }
-    if part.positions:
-        plain['positions'] = list(part.positions)
-    return plain

@@ -1,6 +1,6 @@
 """What a pass over data leaves for the criteria."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -10,6 +10,14 @@ from torch import Tensor
 from .groups import PruneGroup
 
 Scores = dict[str, Tensor | None]
+# What a criterion may need -> ``collector(model, groups, weights, stats)``, a
+# context in which calibration runs its batches.
+COLLECTORS: dict[str, Callable] = {}
+# What it may need of gradients -> field of Statistics that has its mean over
+# batches, and ``value(groups, tensors, gradients)`` of one batch, by name.
+FROM_GRADIENTS: dict[str, tuple[str, Callable]] = {
+    'grad': ('grad', lambda groups, tensors, grads: grads)
+}
 
 
 @dataclass
@@ -20,6 +28,8 @@ class Statistics:
     Args:
         tensors: Every parameter and buffer of the dense model by name.
         grad: Parameter name -> gradient of the mean calibration loss.
+        squared_grad: Parameter name -> mean over batches of the squared
+            gradient of a batch's mean loss.
         activation: Name of a layer's weight -> power (1 or 2) -> mean of
             that power of the absolute output, one per output channel.
         inputs: Name of a weight -> mean over windows of the summed squares of
@@ -36,6 +46,7 @@ class Statistics:
 
     tensors: dict[str, Tensor]
     grad: dict[str, Tensor] = field(default_factory=dict)
+    squared_grad: dict[str, Tensor] = field(default_factory=dict)
     activation: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
     hessian: dict[str, Tensor] = field(default_factory=dict)

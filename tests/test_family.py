@@ -98,7 +98,7 @@ def test_the_loss_is_the_models_own(cfg):
 
 
 def test_an_adapter_that_runs_the_model_gets_the_example(cfg):
-    cfg.pruning.adapters = ['mmprune.traced_groups']
+    cfg.pruning.adapters = ['mmprune.discovered_groups']
     model = TinyModel(16).eval()
     names = [g.name for g in build_family(cfg).groups(model)]
     assert {'stem', 'one', 'two'} <= set(names)

@@ -163,6 +163,10 @@ def test_what_is_no_pattern_is_refused(text):
             dict(mode='unstructured', importance='bn_scale'),
             '--importance bn_scale scores channels',
         ),
+        (
+            dict(mode='unstructured', scope='isomorphic'),
+            '--scope isomorphic compares the units of equal layers',
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(values, message):
@@ -173,6 +177,8 @@ def test_options_that_contradict_each_other_are_refused(values, message):
 def test_with_both_models_weights_fall_back_to_magnitude():
     assert PruningOptions(importance='bn_scale').weight_importance() == 'l1'
     assert PruningOptions(importance='taylor').weight_importance() == 'taylor'
+    assert PruningOptions(scope='isomorphic').weight_scope() == 'global'
+    assert PruningOptions(scope='layer').weight_scope() == 'layer'
 
 
 # -- training --------------------------------------------------------------

@@ -7,9 +7,13 @@ from torch import nn
 from mmprune.calibration import calibrate, surviving_weights
 from mmprune.groups import PruneGroup, Slice
 from mmprune.importance import (
+    FPGM,
+    LAMP,
     RIA,
     Activation,
     BNScale,
+    Fisher,
+    GroupNormalized,
     Magnitude,
     Random,
     Remain,
@@ -18,7 +22,7 @@ from mmprune.importance import (
     Wanda,
     WandaVariant,
 )
-from mmprune.pruners import StructuredPruner
+from mmprune.pruners import StructuredPruner, WeightPruner
 from mmprune.registry import TASK_UTILS
 from mmprune.run.options import PruningOptions
 from mmprune.statistics import Statistics
@@ -149,7 +153,7 @@ def test_random_depends_on_seed_and_group_only():
 
 NAMES = (
     *('Activation', 'BNScale', 'Magnitude', 'Random', 'Remain', 'Saliency'),
-    'Taylor',
+    *('Taylor', 'Fisher', 'FPGM', 'GroupNormalized', 'LAMP'),
 )
 
 
@@ -408,3 +412,107 @@ def test_what_scores_only_weights_prunes_no_units(kind):
 def test_the_command_refuses_it_too():
     with pytest.raises(ValueError, match='--importance ria scores single'):
         PruningOptions(importance='ria', mode='both')
+
+
+def test_fisher_weighs_squares_by_squared_gradients_of_batches():
+    batches = [torch.ones(1, 2), torch.zeros(1, 2)]
+    found = calibrate(model(), [GROUP], Fisher().needs, batches, loss)
+    # d loss / d consumer is 99 and 102, then 100 and 100; of the first layer
+    # it is -2 and 6 times the input, 1 and then 0. Biases do not count.
+    readers = [4 * (99**2 + 100**2) / 2, 36 * (102**2 + 100**2) / 2]
+    writers = [(9 + 16) * 4 / 2, (1 + 1) * 36 / 2]
+    assert Fisher(sides='producers')(GROUP, found).tolist() == writers
+    both = [a + b for a, b in zip(readers, writers, strict=True)]
+    assert Fisher()(GROUP, found).tolist() == both
+    assert Fisher().weights('1.weight', found).tolist() == [readers]
+
+
+def test_fisher_prunes_single_weights():
+    net = nn.Sequential(nn.Linear(2, 1, bias=False))
+    net[0].weight.data = torch.tensor([[2.0, 1.0]])
+    pruner = WeightPruner(0.5, importance=dict(type='mmprune.Fisher'))
+    # The gradient is the input: 4 * 1 against 1 * 9.
+    pruner(net, [torch.tensor([[1.0, 3.0]])], lambda m, x: m(x).sum())
+    assert net[0].weight.tolist() == [[0, 1]]
+
+
+def test_fpgm_is_the_distance_to_all_others():
+    group = PruneGroup('g', 'channel', 3, (Slice('w'), Slice('b')))
+    tensors = dict(
+        w=torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 10.0]]),
+        b=torch.tensor([7.0, 8.0, 9.0]),
+    )
+    # 5 between the first two, 10 to the third, sqrt(9 + 36) between the rest
+    found = FPGM()(group, Statistics(tensors)).tolist()
+    assert found == pytest.approx([15, 5 + 45**0.5, 10 + 45**0.5])
+
+
+def test_fpgm_of_heads_compares_whole_heads():
+    # Rows of a head differ by 2 from those of the other: 6 rows, 3 columns.
+    found = FPGM()(HEADS, calibrate(block(), (), set())).tolist()
+    assert found == pytest.approx([(18 * 4) ** 0.5] * 2)
+
+
+def test_fpgm_has_no_score_without_a_matrix():
+    group = PruneGroup('b', 'channel', 2, (Slice('0.bias'),))
+    assert FPGM()(group, stats()) is None
+    assert LAMP()(group, stats()) is None
+    assert GroupNormalized()(group, stats()) is None
+
+
+def test_lamp_divides_a_square_by_those_that_are_not_smaller():
+    weight = torch.tensor([[1.0, -3.0], [2.0, 2.0]])
+    found = LAMP().weights('w', Statistics(dict(w=weight)))
+    # Ties in order: the first 2 still has the second beside it.
+    assert found.tolist() == [[1 / 18, 1], [4 / 17, 4 / 13]]
+
+
+def test_lamp_of_units_takes_their_summed_squares():
+    # 25 + 4 and 2 + 36
+    assert LAMP()(GROUP, stats()).tolist() == pytest.approx([29 / 67, 1])
+
+
+def test_lamp_lets_layers_compare_as_they_are():
+    """Ten times as large, a layer loses as much; one whose weights are more
+    alike loses none before."""
+    tensors = dict(
+        small=torch.tensor([[1.0], [2.0], [4.0], [8.0]]),
+        large=torch.tensor([[10.0], [20.0], [40.0], [80.0]]),
+        alike=torch.tensor([[5.0], [5.0], [5.0], [6.0]]),
+    )
+    groups = [
+        PruneGroup(name, 'channel', 4, (Slice(name),)) for name in tensors
+    ]
+    plan = StructuredPruner(0.5, importance=LAMP())(
+        nn.Module(), groups, stats=Statistics(tensors)
+    )
+    # 1/85, 4/84, 16/80 and 1 of the first two, 25/111 at least of the third:
+    # divided by their means it would lose two.
+    assert plan.keep == dict(small=[3], large=[3])
+
+
+def test_group_normalized_gives_every_layer_the_same_say():
+    # Root mean squares: sqrt(12.5) and 1 by their mean, 2 and 6 by theirs.
+    first = [12.5**0.5, 1]
+    scaled = [2 * x / sum(first) for x in first]
+    expected = [(scaled[0] + 0.5) / 2, (scaled[1] + 1.5) / 2]
+    found = GroupNormalized()(GROUP, stats())
+    assert found.tolist() == pytest.approx(expected)
+    net = model()
+    net[0].weight.data *= 1000
+    assert GroupNormalized()(GROUP, stats(net)).tolist() == pytest.approx(
+        expected
+    )
+
+
+def test_group_normalized_takes_another_criterion():
+    ones = GroupNormalized(dict(type='mmprune.Magnitude', p=1))
+    # 3.5 and 1, 2 and 6
+    expected = [(3.5 / 2.25 + 0.5) / 2, (1 / 2.25 + 1.5) / 2]
+    assert ones(GROUP, stats()).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('kind', ['FPGM', 'GroupNormalized'])
+def test_what_scores_only_units_prunes_no_weights(kind):
+    with pytest.raises(ValueError, match=f'{kind} scores whole units'):
+        WeightPruner(0.5, importance=dict(type=f'mmprune.{kind}'))

@@ -144,6 +144,13 @@ def test_kept_widths_are_multiples_of_round_to(files):
     assert all(len(k) % 8 == 0 for k in plan.keep.values())
 
 
+def test_a_runtime_stands_for_its_width(files):
+    folder = prune(files, '--for', 'tensorrt', '--mode', 'structured')
+    plan = PruningPlan.load(folder / 'plan.json')
+    assert plan.keep
+    assert all(len(k) % 16 == 0 for k in plan.keep.values())
+
+
 def test_a_group_that_cannot_lose_units_is_left_dense_with_the_reason(files):
     folder = prune(files, '--cfg-options', 'pruning.wrong=True')
     model = load(folder, 'tiny_structured_pruned.pth', files)
@@ -304,6 +311,7 @@ def fails(capsys, files, *flags):
         ),
         (['--target', 'params', '--round-to', '64'], '100.0% still remain'),
         (['--round-to', '0'], 'at least 1'),
+        (['--for', 'tensorrt', '--round-to', '8'], 'rounds to 16'),
         (['--min-keep', '0', '--mode', 'unstructured'], 'at least 1'),
         (['--latency-runs', '-1'], 'must not be negative'),
         (['--device', 'cpu:foo'], '--device is cpu, cuda or cuda:N'),

@@ -1,5 +1,7 @@
 """Pruners: from a model to a plan, with exact counts and clear refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import CASES
@@ -7,6 +9,7 @@ from torch import nn
 
 from mmprune.cost import cost_table
 from mmprune.cost_table import kept_cost
+from mmprune.groups import PruneGroup, Slice
 from mmprune.importance import BNScale, Magnitude, Random
 from mmprune.pruners import (
     StructuredPruner,
@@ -43,6 +46,50 @@ def test_layer_scope_loses_it_in_every_group(vit):
         'blocks.1.mlp': 576,
     }
     assert kept['blocks.0.attn'] == 2
+
+
+def chain(net, *paths):
+    """Groups of a stack of layers, each read by the next."""
+    return [
+        PruneGroup(
+            a,
+            'channel',
+            len(net.get_submodule(a).weight),
+            (Slice(f'{a}.weight'),),
+            (Slice(f'{b}.weight', 1),),
+        )
+        for a, b in zip(paths, paths[1:], strict=False)
+    ]
+
+
+def test_isomorphic_scope_compares_layers_of_equal_structure():
+    conv = [nn.Conv2d(4, 4, 1, bias=False) for _ in range(3)]
+    net = nn.Sequential(*conv, nn.Flatten(), nn.Linear(4, 4, bias=False))
+    with torch.no_grad():
+        for layer, row in zip(
+            [*conv, net[4]],
+            ([1, 1, 1, 9], [1, 9, 9, 9], [7, 7, 7, 7], [1, 1, 1, 1]),
+            strict=True,
+        ):
+            values = torch.tensor(row, dtype=torch.float).view(4, 1, 1, 1)
+            layer.weight.copy_(values.expand(4, 4, 1, 1).view_as(layer.weight))
+    groups = chain(net, '0', '1', '2', '4')
+    pruner = StructuredPruner(
+        0.5, Magnitude(sides='producers'), scope='isomorphic', normalize=None
+    )
+    # 0 and 1 are read by a convolution and lose 4 of 8 units together; what
+    # the linear layer reads is another structure and loses 2 of its own 4.
+    assert counts(pruner(net, groups)) == {'0': 1, '1': 3, '2': 2}
+    everywhere = replace(pruner, scope='global', sparsity=1 / 3)
+    assert counts(everywhere(net, groups)) == {'0': 1, '1': 3}
+
+
+def test_isomorphic_scope_meets_a_budget_of_all_structures(vit):
+    costs = cost_table(vit.model, vit.forward)
+    pruner = StructuredPruner(0.4, target='macs', scope='isomorphic')
+    plan = pruner(vit.model, vit.groups, costs=costs)
+    left = kept_cost(costs, 'macs', plan.groups)(plan.keep)
+    assert left / costs.total('macs') == pytest.approx(0.6, abs=0.005)
 
 
 def test_a_group_with_large_weights_does_not_win_by_size(vit):

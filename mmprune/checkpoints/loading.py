@@ -13,7 +13,7 @@ from ..errors import blame
 from ..groups import named_tensors
 from ..plan import FOLDER_PLAN, PruningPlan, checkpoint_plan
 from ..registry import MODELS
-from .comparing import difference, without_prefix
+from .comparing import difference, weights_of, without_prefix
 from .huggingface import (
     RENAMED,
     check_folder,
@@ -196,23 +196,3 @@ def named_as(model: nn.Module, weights: dict) -> dict:
         for name in model.state_dict()
         if name not in found and id(own[name]) in tied
     }
-
-
-def weights_of(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:
-    """Returns the weights of a loaded checkpoint, a bare state dict or not.
-
-    Raises:
-        ValueError: If it holds none.
-    """
-    weights = checkpoint.get('state_dict', checkpoint)
-    named = isinstance(weights, dict) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor)
-        for k, v in weights.items()
-    )
-    if not weights or not named:
-        found = sorted(map(str, checkpoint))[:5]
-        raise ValueError(
-            f'{name} holds no weights: under `state_dict` names with tensors '
-            f'are expected, the file has {", ".join(found)}'
-        )
-    return weights

@@ -16,6 +16,7 @@ from ..discovery.labels import tensors_in
 from ..family import Family
 from ..groups import PruneGroup
 from ..registry import TASK_UTILS
+from ..tensor_path import TensorPath, traced_part
 from .drawn_picture import drawn_batch, trained_size
 from .drawn_scene import drawn_scene
 
@@ -70,6 +71,49 @@ class DetectorFamily(Family):
         """Runs the model once at its own size, to count its cost."""
         batch = self._example
         return list(tensors_in(self._run(model, batch, 'predict')))
+
+    def tensor_path(self, model: nn.Module) -> TensorPath:
+        """Returns backbone, neck and raw outputs of the dense heads.
+
+        Of a detector in two stages these are the features and the proposals'
+        scores and boxes; what is cut out of the features is chosen by
+        values.
+
+        Raises:
+            ValueError: If the model does not take pictures.
+        """
+        data = model.data_preprocessor(copy.deepcopy(self._example), False)
+        whole, samples = data['inputs'], data['data_samples']
+        named = whole if isinstance(whole, dict) else dict(inputs=whole)
+        pictures = {
+            name: value
+            for name, value in named.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        if not pictures:
+            raise ValueError(
+                f'{type(model).__name__} reads points, whose number differs '
+                'from scan to scan, and a static graph cannot'
+            )
+
+        def call(model: nn.Module, given: dict[str, Tensor]) -> Any:
+            both = isinstance(whole, dict)
+            inputs = {**whole, **given} if both else given['inputs']
+            if raw:
+                return model(inputs, samples, mode='tensor')
+            features = model.extract_feat(inputs)
+            heads = ('bbox_head', 'mask_head')
+            if hasattr(model, 'roi_head'):
+                heads = ('rpn_head',)
+            found = dict(features=features)
+            for name in heads:
+                if getattr(model, name, None) is not None:
+                    found[name] = getattr(model, name)(features)
+            return found
+
+        # `_forward` of some detectors is not kept up.
+        raw = not hasattr(model, 'roi_head') and self._has_raw_outputs(model)
+        return TensorPath([traced_part('model', model, call, pictures)])
 
     def batches(self) -> list[Any]:
         """Returns the first batches of the training data.
@@ -152,10 +196,11 @@ class DetectorFamily(Family):
         return [outputs, list(tensors_in(losses))]
 
     def _has_raw_outputs(self, model: nn.Module) -> bool:
+        batch = self._batch or self._example
         try:
             with torch.no_grad():
                 return bool(
-                    list(tensors_in(self._run(model, self._batch, 'tensor')))
+                    list(tensors_in(self._run(model, batch, 'tensor')))
                 )
         except Exception:
             return False  # `_forward` of some detectors is not kept up

@@ -8,7 +8,11 @@ it is called (``criterion(group, stats) -> [size]``), and has a method
 
 from .activation import Activation
 from .bn_scale import BNScale
+from .fisher import Fisher
+from .fpgm import FPGM
+from .group_normalized import GroupNormalized
 from .kd_grad import KDGrad
+from .lamp import LAMP
 from .magnitude import Magnitude
 from .mixed import Mixed
 from .random import Random
@@ -21,8 +25,12 @@ from .wanda_variant import WandaVariant
 
 __all__ = [
     'Activation',
+    'FPGM',
+    'LAMP',
     'RIA',
     'BNScale',
+    'Fisher',
+    'GroupNormalized',
     'KDGrad',
     'Magnitude',
     'Mixed',

@@ -25,10 +25,12 @@ from ..importance.magnitude import Magnitude
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
 from ..statistics import Statistics, scores_of
+from .isomorphism import structure
 from .nested import kept_before, removed_first, removed_units
 from .protection import keep_other_kinds, protect
 
 # Nobody wants a multiple of 8 heads.
+_SCOPES = ('global', 'layer', 'isomorphic', 'weights')
 _WIDE = ('channel', 'neuron')
 
 
@@ -44,7 +46,9 @@ class StructuredPruner:
         target: What the fraction counts: ``units`` (of each granularity),
             ``params`` or ``macs`` of the whole model.
         scope: ``global`` (units of one granularity compete), ``layer`` (each
-            group loses the same fraction) or ``weights`` (each group keeps
+            group loses the same fraction), ``isomorphic`` (only units of
+            groups with the same structure compete; each structure loses the
+            same fraction), or ``weights`` (each group keeps
             as many units as the weights would fill that a global pruning of
             single weights leaves it; Refill of Chen et al., "Coarsening the
             Granularity", ICML 2022).
@@ -59,7 +63,8 @@ class StructuredPruner:
             fraction of the dense cost.
         normalize: What the scores of a group are divided by where groups
             compete: their ``mean``, so that neither big groups nor big
-            weights win by size, their ``norm``, or nothing (``None``).
+            weights win by size, their ``norm``, or nothing (``None``). Scores
+            of a criterion that is ``comparable`` are left as they are.
         fill_back: Fraction of the units that would be removed which stays.
         together: Whether units of all granularities compete in one ranking,
             with one sparsity; made for scores that compare, as those of
@@ -86,7 +91,7 @@ class StructuredPruner:
         for sparsity in self.sparsity.values() if by_kind else [self.sparsity]:
             check_sparsity(sparsity)
         check_choice('target', self.target, ('units', 'params', 'macs'))
-        check_choice('scope', self.scope, ('global', 'layer', 'weights'))
+        check_choice('scope', self.scope, _SCOPES)
         check_choice('normalize', self.normalize, ('mean', 'norm', None))
         if not 0 <= self.fill_back <= 1:
             raise ValueError(
@@ -154,7 +159,7 @@ class StructuredPruner:
         if self.target == 'units':
             keep = self._keep_units(groups, scores, stats, bound)
         else:
-            keep = self._keep_cost(groups, scores, costs)
+            keep = self._keep_cost(groups, scores, stats, costs)
         if bound is not None:
             keep = kept_before(keep, bound)
         pruned = tuple(g for g in groups if len(keep[g.name]) < g.size)
@@ -264,6 +269,7 @@ class StructuredPruner:
         if not score.is_floating_point():
             score = score.float()
         alone = self.scope == 'layer' or len(score) == 1
+        alone = alone or getattr(self.importance, 'comparable', False)
         if alone or self.normalize is None:
             return score.clone()
         size = score.mean() if self.normalize == 'mean' else score.norm()
@@ -280,14 +286,17 @@ class StructuredPruner:
         return plain
 
     def _kinds(
-        self, groups: list[PruneGroup]
+        self, groups: list[PruneGroup], stats: Statistics
     ) -> list[tuple[list[PruneGroup], dict[str, int]]]:
         """Groups that compete, with the options that hold for them."""
         kinds: dict[Any, list[PruneGroup]] = {}
         for group in groups:
             # A block is a layer of its own: blocks always compete.
-            single = self.scope == 'layer' and group.granularity != 'layer'
-            alone = group.name if single else ''
+            alone: Any = ''
+            if self.scope == 'layer' and group.granularity != 'layer':
+                alone = group.name
+            elif self.scope == 'isomorphic':
+                alone = structure(group, stats.kinds)
             kind = '' if self.together else group.granularity
             kinds.setdefault((kind, alone), []).append(group)
         parts = []
@@ -311,7 +320,7 @@ class StructuredPruner:
         before: PruningPlan | None,
     ) -> Keep:
         keep = {}
-        for part, options in self._kinds(groups):
+        for part, options in self._kinds(groups, stats):
             sparsity = self.sparsity_of(part[0].granularity)
             ranked = {g.name: scores[g.name] for g in part}
             if self.scope != 'weights':
@@ -357,6 +366,7 @@ class StructuredPruner:
         self,
         groups: list[PruneGroup],
         scores: dict[str, Tensor],
+        stats: Statistics,
         costs: CostTable | None,
     ) -> Keep:
         if costs is None or not costs.total(self.target):
@@ -365,7 +375,7 @@ class StructuredPruner:
                 'an example to count it on'
             )
         parts = []
-        for part, options in self._kinds(groups):
+        for part, options in self._kinds(groups, stats):
             ranked = {g.name: scores[g.name] for g in part}
             parts.append((ranked, removal_order(ranked, **options)))
         if not self.sparsity:

@@ -22,6 +22,7 @@ from ..plan import PruningPlan
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
 
+_SEEN = dict(grad='gradient', squared_grad='gradient', inputs='inputs')
 _PACKED = ('in_proj_weight', 'q_proj_weight', 'k_proj_weight', 'v_proj_weight')
 
 
@@ -285,7 +286,7 @@ def _check_seen(
     weights: Mapping[str, Tensor], needs: set[str], stats: Statistics
 ) -> None:
     """Refuses weights of which the statistics say nothing."""
-    for need, what in (('grad', 'gradient'), ('inputs', 'inputs')):
+    for need, what in _SEEN.items():
         found = getattr(stats, need)
         missing = [name for name in weights if name not in found]
         if need in needs and missing:

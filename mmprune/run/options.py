@@ -16,6 +16,9 @@ from .flags import argument, check_values, option
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 MODES = ('both', 'structured', 'unstructured')
 DEFAULT_EPOCHS = 6
+# Two aligned loads of 16 bytes: TensorRT loads 8 channels of fp16 or 16 of
+# int8 at once and fills up what is missing. Reasoned, not measured.
+WIDTHS = {'tensorrt': 16, 'tensorrt-int8': 32}
 
 # -- flags that commands share ---------------------------------------------
 
@@ -131,9 +134,9 @@ class PruningOptions:
     )
     scope: str = option(
         'global',
-        'where they compete: in the whole model, in each layer or, single '
-        'weights only, in each row',
-        choices=('global', 'layer', 'row'),
+        'where they compete: in the whole model, in each layer, units among '
+        'layers of equal structure, or single weights in each row',
+        choices=('global', 'layer', 'isomorphic', 'row'),
     )
     pattern: str | None = option(
         None,
@@ -144,10 +147,23 @@ class PruningOptions:
     target: str = option(
         'units',
         'what the ratio counts in structured pruning',
-        choices=('units', 'params', 'macs'),
+        choices=('units', 'params', 'macs', 'latency'),
+    )
+    latency_table: str | None = option(
+        None,
+        'file of measured layer times, for --target latency',
+        shown='~/.cache/mmprune/layer_times.json',
+        metavar='FILE',
     )
     round_to: int = option(
         1, 'kept channels and neurons are a multiple of this', least=1
+    )
+    runtime: str | None = option(
+        None,
+        'round to the widths that a runtime computes anyway: 16 for '
+        "TensorRT's fp16, 32 for its int8",
+        flag='--for',
+        choices=tuple(WIDTHS),
     )
     min_keep: int = option(
         1, 'channels and neurons that every group keeps', least=1
@@ -169,6 +185,14 @@ class PruningOptions:
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.runtime is not None:
+            width = WIDTHS[self.runtime]
+            if self.round_to not in (1, width):
+                raise ValueError(
+                    f'--for {self.runtime} rounds to {width}, and --round-to '
+                    f'{self.round_to} to something else; give one of them'
+                )
+            object.__setattr__(self, 'round_to', width)
         if self.pattern is not None:
             try:
                 parse_pattern(self.pattern)
@@ -180,11 +204,22 @@ class PruningOptions:
                 '--mode structured removes whole units; give --mode '
                 'unstructured or both, or leave --pattern out'
             )
+        if self.target == 'latency' and not self.latency_runs:
+            raise ValueError(
+                '--target latency measures models, and --latency-runs 0 times '
+                'none; leave it out'
+            )
         if self.mode != 'unstructured' and self.scope == 'row':
             raise ValueError(
                 '--scope row compares the single weights of a row, and '
                 f'--mode {self.mode} removes whole units; give --mode '
                 'unstructured, or --scope layer'
+            )
+        if self.mode == 'unstructured' and self.scope == 'isomorphic':
+            raise ValueError(
+                '--scope isomorphic compares the units of equal layers, and '
+                '--mode unstructured zeroes single weights; give --mode '
+                'structured, or --scope layer'
             )
         if self.mode != 'unstructured' and self.importance in ONLY_WEIGHTS:
             raise ValueError(
@@ -209,6 +244,11 @@ class PruningOptions:
         One that scores only units leaves them to their magnitude.
         """
         return 'l1' if self.importance in ONLY_UNITS else self.importance
+
+    def weight_scope(self) -> str:
+        """Returns where single weights compete: all, where only units have
+        a scope."""
+        return 'global' if self.scope == 'isomorphic' else self.scope
 
 
 # -- training --------------------------------------------------------------

@@ -212,7 +212,8 @@ def _check_target(
     variants: Mapping[str, Variant],
     options: PruningOptions,
 ) -> None:
-    if options.target == 'units':
+    # A latency was met in turns with the dense model, when it was chosen.
+    if options.target in ('units', 'latency'):
         return
     for name, variant in variants.items():
         if variant.removes != 'units':
@@ -239,7 +240,7 @@ def _report(
         config=str(cfg.filename),
         options=vars(options).copy(),
         models=rows,
-        notes=_notes(dense, variants, options),
+        notes=_notes(dense, made, variants, options),
         versions=dict(mmprune=__version__, torch=torch.__version__),
         variants={},
     )
@@ -275,7 +276,10 @@ def _title(cfg: Config, options: PruningOptions) -> str:
 
 
 def _notes(
-    dense: Dense, variants: Mapping[str, Variant], options: PruningOptions
+    dense: Dense,
+    made: dict[str, Pruned],
+    variants: Mapping[str, Variant],
+    options: PruningOptions,
 ) -> str:
     chosen_by = options.weight_importance()
     weights = ''
@@ -284,6 +288,15 @@ def _notes(
             f' {options.importance} does not score single weights: those of '
             f'the unstructured model were chosen by {chosen_by}.'
         )
+    for each in made.values():
+        met = each.row.get('latency_budget')
+        if met:
+            weights += (
+                f' Latency asked: {met["asked"]:.1%} of the dense model; '
+                f'predicted from its layers {met["predicted"]:.1%}, measured '
+                f'in turns {met["measured"]:.1%} ({met["measured_ms"]:.1f} of '
+                f'{met["dense_ms"]:.1f} ms); layer times: {met["table"]}.'
+            )
     return (
         f'One forward of one sample from {dense.family.source}; checkpoint: '
         f'weights only; latency: median of {options.latency_runs}, the '
