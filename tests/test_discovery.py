@@ -454,3 +454,47 @@ def test_tensors_are_found_in_results_of_any_kind():
     one, other = tensors_in((result,))
     assert one is result.boxes[0]['one']  # by name, not in order of setting
     assert other is PICTURE
+
+
+def on_a_canvas(net, x):
+    """Features of some pixels on an empty map, as pillars are scattered."""
+    places = torch.arange(0, 64, 3)
+    pillars = net.one(x)[0].flatten(1).t()[places]
+    canvas = torch.zeros(pillars.shape[1], 64)
+    canvas[:, places] = pillars.t()
+    return net.two(canvas.view(1, -1, 8, 8))
+
+
+def test_columns_written_by_an_index_keep_their_channels():
+    model = Net(on_a_canvas, one=conv(3, 6), two=conv(6, 5))
+    assert found(model) == {'one': 6}
+
+
+def test_an_index_between_two_dimensions_is_followed_or_held():
+    """Of what is written at an index in front of and behind the channels."""
+
+    def run(net, x):
+        y = net.one(x)
+        canvas = torch.zeros(9, y.shape[1], 64)
+        rows = torch.tensor([1, 5])
+        canvas[rows, :, rows] = y.flatten(2).mean(2)
+        return net.two(canvas.unflatten(2, (8, 8)))
+
+    model = Net(run, one=conv(3, 6), two=conv(6, 5))
+    held = reasons(model)
+    assert held['one'] == 'positions are picked by an index'
+
+
+@pytest.mark.parametrize('kind', ['amax', 'mean', 'sum'])
+def test_what_is_scattered_into_voxels_keeps_its_channels(kind):
+    def run(net, x):
+        points = net.one(x)[0].flatten(1).t()
+        voxel = (torch.arange(64) % 7)[:, None].expand_as(points)
+        voxels = torch.zeros(7, points.shape[1])
+        voxels = voxels.scatter_reduce(
+            0, voxel, points, kind, include_self=False
+        )
+        return net.fc(voxels)
+
+    model = Net(run, one=conv(3, 6), fc=nn.Linear(6, 5))
+    assert found(model) == {'one': 6}
