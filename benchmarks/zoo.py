@@ -162,19 +162,17 @@ def run_family(
         state = dict(state, stages={}, seconds={}, finished=False)
     work.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
-        earlier = 'build' if stage == 'torch_pruning' else None
-        needed = STAGES[: STAGES.index(stage)] if earlier is None else ()
-        needed = [s for s in (*needed, 'build') if s in OURS and s != stage]
         if stage in state['stages']:
             continue
+        before = STAGES[: STAGES.index(stage)]
+        needed = [s for s in OURS if s in before]
+        if stage == 'torch_pruning':
+            needed = ['build']
         if any(state['stages'].get(s) != 'ok' for s in needed):
             state['stages'][stage] = '-'
             continue
-        limit = args.limit - sum(
-            s for k, s in state['seconds'].items() if k != 'torch_pruning'
-        )
-        if stage == 'torch_pruning':
-            limit = args.limit
+        spent = 0.0 if stage == 'torch_pruning' else own_seconds(state)
+        limit = args.limit - spent
         result = run_stage(stage, work, config, args.ratio, limit)
         state['stages'][stage] = result.pop('verdict')
         state['seconds'][stage] = result.pop('seconds')
@@ -242,8 +240,15 @@ def in_process(
 
 
 def success(state: dict) -> bool:
-    """Whether all of our stages went through."""
-    return all(state['stages'].get(stage) == 'ok' for stage in OURS)
+    """Whether all of our stages went through.
+
+    The export only has to where the dense model exports.
+    """
+    stages = state['stages']
+    exports = stages.get('export', '-')
+    return all(stages.get(stage) == 'ok' for stage in OURS) and (
+        exports == 'ok' or exports.startswith('-')
+    )
 
 
 def render(folder: Path, args: argparse.Namespace) -> str:
@@ -266,6 +271,7 @@ def render(folder: Path, args: argparse.Namespace) -> str:
         for stage, verdict in s['stages'].items()
         if verdict not in ('ok', '-') and stage != 'torch_pruning'
     ]
+    failed.sort(key=lambda line: ', export: - (' in line)
     return '\n'.join(
         [
             f'# The zoo of {args.package}, pruned from stock configs',
@@ -288,9 +294,10 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             'Runner from the checkpoint, outputs bit-identical; *train*: one '
             "step of the detector's own loss moves every parameter that has "
             'a gradient in the dense model; *export*: ONNX, where the dense '
-            'model exports. Small pictures. Torch-Pruning: its dependency '
-            'graph and magnitude pruner as in its README, the layers that '
-            'write outputs left out; ok if the model still predicts.',
+            'model exports (empty: it does not, or was not tried). Small '
+            'pictures. Torch-Pruning: its dependency graph and magnitude '
+            'pruner as in its README, the layers that write outputs left '
+            'out; ok if the model still predicts.',
             '',
             markdown_table([*head, *names], rows),
             '',
@@ -327,10 +334,12 @@ def row(state: dict) -> list[str]:
         before, after = state[key]
         return f'{before * scale:.1f} → {after * scale:.1f}'
 
-    short = {'ok': 'ok', '-': '', None: ''}
-    marks = [
-        short.get(state['stages'].get(stage), 'fails') for stage in STAGES
-    ]
+    def mark(verdict: str) -> str:
+        if verdict == 'ok':
+            return verdict
+        return '' if verdict.startswith('-') else 'fails'
+
+    marks = [mark(state['stages'].get(stage, '-')) for stage in STAGES]
     config = re.sub(r'.*/configs/[^/]+/', '', state['config'])
     return [
         state['family'],

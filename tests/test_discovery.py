@@ -4,12 +4,15 @@ Every model here is checked in the same way: the groups found hold (masked
 equals pruned), and the sizes of the open ones are those worked out by hand.
 """
 
+from enum import Enum
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mmprune.discovery import discovered_groups
+from mmprune.discovery.labels import tensors_in
 from mmprune.groups import PruneGroup, Slice
 from mmprune.plan import PruningPlan
 from mmprune.pruners import masked_difference
@@ -434,3 +437,64 @@ def test_positions_that_no_head_owns_hold_their_channels():
         grid=conv(3, 2),
     )
     assert reasons(model)['grid'] == 'positions to sample at'
+
+
+def test_tensors_are_found_in_results_of_any_kind():
+    """As mmdet3d returns them: a class and a kind lie beside the tensors."""
+
+    class Kind(Enum):
+        BOX = 1
+
+    class Result:
+        pass
+
+    result = Result()
+    result.kind, result.made_of, result.scores = Kind.BOX, Result, PICTURE
+    result.boxes = [dict(one=PICTURE[0])]
+    one, other = tensors_in((result,))
+    assert one is result.boxes[0]['one']  # by name, not in order of setting
+    assert other is PICTURE
+
+
+def on_a_canvas(net, x):
+    """Features of some pixels on an empty map, as pillars are scattered."""
+    places = torch.arange(0, 64, 3)
+    pillars = net.one(x)[0].flatten(1).t()[places]
+    canvas = torch.zeros(pillars.shape[1], 64)
+    canvas[:, places] = pillars.t()
+    return net.two(canvas.view(1, -1, 8, 8))
+
+
+def test_columns_written_by_an_index_keep_their_channels():
+    model = Net(on_a_canvas, one=conv(3, 6), two=conv(6, 5))
+    assert found(model) == {'one': 6}
+
+
+def test_an_index_between_two_dimensions_is_followed_or_held():
+    """Of what is written at an index in front of and behind the channels."""
+
+    def run(net, x):
+        y = net.one(x)
+        canvas = torch.zeros(9, y.shape[1], 64)
+        rows = torch.tensor([1, 5])
+        canvas[rows, :, rows] = y.flatten(2).mean(2)
+        return net.two(canvas.unflatten(2, (8, 8)))
+
+    model = Net(run, one=conv(3, 6), two=conv(6, 5))
+    held = reasons(model)
+    assert held['one'] == 'positions are picked by an index'
+
+
+@pytest.mark.parametrize('kind', ['amax', 'mean', 'sum'])
+def test_what_is_scattered_into_voxels_keeps_its_channels(kind):
+    def run(net, x):
+        points = net.one(x)[0].flatten(1).t()
+        voxel = (torch.arange(64) % 7)[:, None].expand_as(points)
+        voxels = torch.zeros(7, points.shape[1])
+        voxels = voxels.scatter_reduce(
+            0, voxel, points, kind, include_self=False
+        )
+        return net.fc(voxels)
+
+    model = Net(run, one=conv(3, 6), fc=nn.Linear(6, 5))
+    assert found(model) == {'one': 6}

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..groups import PruneGroup
 from ..registry import FUNCTIONS
+from . import indexing, maps, products  # noqa: F401
 from .components import groups_of
 from .labels import Labels, tensors_in
 from .rules import Call, apply_rule
