@@ -67,7 +67,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cells', type=int)
     parser.add_argument('--runs', type=int, default=5, help='0 for no latency')
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
-    parser.add_argument('--only', nargs='+', default=['dense', 'pruned'])
+    names = ['dense', 'pruned']
+    parser.add_argument('--only', nargs='+', choices=names, default=names)
     parser.add_argument('--json', type=Path, help='where results are added')
     return parser.parse_args()
 
@@ -209,23 +210,21 @@ def main() -> None:
         model = dense_model(size, cfg, args)
         if size != 'nano':
             golden_counts(size, args)
-        models = dict(dense=model)
-        if 'pruned' in args.only:
-            options = PruningOptions(
-                sparsity=0.5,
-                target='macs',
-                mode='structured',
-                latency_runs=0,
-                prune_frozen=True,
-            )
-            models['pruned'] = prune(cfg, model, options).models['structured']
         for name in args.only:
-            results.append(measure(size, name, models[name], cfg, args))
+            if name == 'pruned':
+                options = PruningOptions(
+                    sparsity=0.5,
+                    target='macs',
+                    mode='structured',
+                    latency_runs=0,
+                    prune_frozen=True,
+                )
+                model = prune(cfg, model, options).models['structured']
+            results.append(measure(size, name, model, cfg, args))
             gc.collect()
             if args.json:
-                args.json.write_text(
-                    json.dumps(results, indent=1, default=str)
-                )
+                text = json.dumps(results, indent=1, default=str)
+                args.json.write_text(text)
 
 
 if __name__ == '__main__':
