@@ -116,7 +116,11 @@ class PruningPlan:
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, whole or not at all."""
-        write_whole(path, json.dumps(self.to_dict()).encode())
+        write_whole(path, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """Returns what is in ``plan.json``, and in pruned checkpoints."""
+        return json.dumps(self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> 'PruningPlan':

@@ -23,6 +23,7 @@ from .huggingface import (
 )
 from .packed import is_packed, load_packed
 from .reading import load_checkpoint_file
+from .unfilled import all_in_state, unfilled
 from .writing import (
     pruned_model_config,
     quantized_model_config,
@@ -138,9 +139,12 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
     Raises:
         ValueError: If keys or shapes differ.
     """
-    model = build_model(
-        cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
-    )
+    parts = cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
+    with unfilled():
+        model = build_model(*parts)
+    if not all_in_state(model):
+        # What no file gives keeps the start that the model gives it.
+        model = build_model(*parts)
     load_weights(model, checkpoint, name)
     return model
 
