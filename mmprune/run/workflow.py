@@ -86,7 +86,7 @@ def prune(
     """
     variants = variants or chosen(options.mode)
     progress('finding groups')
-    dense = _dense(cfg, model, options, progress)
+    dense = find_dense(cfg, model, options, progress)
     made = {
         name: variant.make(dense, options, progress)
         for name, variant in variants.items()
@@ -119,7 +119,7 @@ def preview(
         ValueError: If the ratio cannot be met or a pattern fits nothing.
     """
     progress('finding groups')
-    dense = _dense(cfg, model, options, progress)
+    dense = find_dense(cfg, model, options, progress)
     lines = []
     if options.mode != 'structured':
         weights = prunable_weights(model, protected(options, dense.groups))
@@ -167,12 +167,13 @@ def _saved(costs: CostTable, plan: PruningPlan) -> list[str]:
     return saved
 
 
-def _dense(
+def find_dense(
     cfg: Config,
     model: nn.Module,
     options: PruningOptions,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Dense:
+    """Returns the dense model with its groups, family and costs."""
     if options.ann_file:
         cfg = copy.deepcopy(cfg)
         use_annotations(cfg, options.ann_file)
