@@ -30,6 +30,7 @@ COMMANDS = sorted((ROOT / 'tools').glob('*.py')) + sorted(
 WORDS = {
     'compare_rounds': ['run'],
     'create_data': ['nuscenes'],
+    'export': ['config', 'checkpoint'],
     'make_keyframe': ['out'],
     'make_mini_world': ['out'],
     'prune_and_retrain': ['config', 'checkpoint'],
