@@ -41,6 +41,10 @@ def build(work: Path, config: Path, ratio: float) -> dict:
     if cfg.default_scope == 'mmdet':
         cfg.model.setdefault('data_preprocessor', PICTURES)
     few_proposals(cfg.model)
+    pipeline = cfg.test_dataloader.dataset.get('pipeline')
+    if pipeline and not any('scale' in step for step in pipeline):
+        # A camera of mmdet3d: as large as its data, which is not here.
+        pipeline.insert(0, dict(type='Resize3D', scale=(0, 0)))
     torch.manual_seed(0)
     model = MODELS.build(copy.deepcopy(cfg.model))
     model.init_weights()

@@ -138,6 +138,12 @@ class PruningOptions:
         'layers of equal structure, or single weights in each row',
         choices=('global', 'layer', 'isomorphic', 'row'),
     )
+    sensitivity: str | None = option(
+        None,
+        'file of tools/sensitivity.py: groups lose units until all cost the '
+        'same',
+        metavar='FILE',
+    )
     pattern: str | None = option(
         None,
         'zeros of the unstructured model: N of M neighbouring weights stay, '
@@ -147,7 +153,13 @@ class PruningOptions:
     target: str = option(
         'units',
         'what the ratio counts in structured pruning',
-        choices=('units', 'params', 'macs'),
+        choices=('units', 'params', 'macs', 'latency'),
+    )
+    latency_table: str | None = option(
+        None,
+        'file of measured layer times, for --target latency',
+        shown='~/.cache/mmprune/layer_times.json',
+        metavar='FILE',
     )
     round_to: int = option(
         1, 'kept channels and neurons are a multiple of this', least=1
@@ -198,11 +210,21 @@ class PruningOptions:
                 '--mode structured removes whole units; give --mode '
                 'unstructured or both, or leave --pattern out'
             )
+        if self.target == 'latency' and not self.latency_runs:
+            raise ValueError(
+                '--target latency measures models, and --latency-runs 0 times '
+                'none; leave it out'
+            )
         if self.mode != 'unstructured' and self.scope == 'row':
             raise ValueError(
                 '--scope row compares the single weights of a row, and '
                 f'--mode {self.mode} removes whole units; give --mode '
                 'unstructured, or --scope layer'
+            )
+        if self.mode == 'unstructured' and self.sensitivity is not None:
+            raise ValueError(
+                '--sensitivity says what units cost, and --mode unstructured '
+                'zeroes single weights; give --mode structured'
             )
         if self.mode == 'unstructured' and self.scope == 'isomorphic':
             raise ValueError(
@@ -224,8 +246,12 @@ class PruningOptions:
             )
 
     def criterion(self) -> dict:
-        """Returns the config of the criterion."""
-        return criterion_config(self.importance, self.seed)
+        """Returns the config of the criterion of units."""
+        found = criterion_config(self.importance, self.seed)
+        if self.sensitivity is None:
+            return found
+        kind = 'mmprune.Sensitivity'
+        return dict(type=kind, path=self.sensitivity, importance=found)
 
     def weight_importance(self) -> str:
         """Returns the criterion of single weights.
