@@ -36,6 +36,7 @@ WORDS = {
     'prune_and_retrain': ['config', 'checkpoint'],
     'quantize': ['config', 'checkpoint'],
     'report': ['folder'],
+    'sensitivity': ['config', 'checkpoint'],
     'test': ['config', 'checkpoint'],
     'train': ['config'],
     'visualize': ['config'],
