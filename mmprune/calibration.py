@@ -1,7 +1,7 @@
 """The pass over data: collects the statistics that a criterion needs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,20 +10,13 @@ from torch import Tensor, nn
 from .allocation import lowest_overall
 from .groups import (
     PruneGroup,
-    Slice,
     matrix_names,
     named_tensors,
     unit_elements,
-    unit_sums,
 )
-from .inputs import InputSums, watched_layers
-from .statistics import Statistics
+from .statistics import COLLECTORS, FROM_GRADIENTS, Statistics
 
 LossFn = Callable[[nn.Module, Any], Tensor]
-# How the products of weight and gradient of a unit become one number.
-CHANGES = ('abs_of_sum', 'sum_of_abs')
-_FROM_GRADIENTS = {'grad', 'squared_grad', *CHANGES}
-NEEDS = (*_FROM_GRADIENTS, 'activation', 'inputs', 'hessian', 'survivors')
 
 
 def calibrate(
@@ -45,7 +38,9 @@ def calibrate(
     Args:
         model: The dense model, in the mode in which it is to be measured.
         groups: The groups that will be scored.
-        needs: Some of :data:`NEEDS`; empty for the weights alone.
+        needs: ``survivors``, keys of :data:`~mmprune.statistics.COLLECTORS`
+            and :data:`~mmprune.statistics.FROM_GRADIENTS`; empty for the
+            weights alone.
         batches: Calibration data; read only if something needs it.
         loss_fn: Returns the scalar loss of the model on a batch.
         weights: Names of tensors whose single weights will be scored.
@@ -60,19 +55,19 @@ def calibrate(
         tensors={k: t.detach() for k, t in named_tensors(model).items()},
         kinds={path: type(m) for path, m in model.named_modules()},
     )
-    unknown = needs - set(NEEDS)
+    unknown = needs - {*FROM_GRADIENTS, *COLLECTORS, 'survivors'}
     if unknown:
         raise ValueError(f'no statistic is called {sorted(unknown)}')
     if 'survivors' in needs:
         stats.survivors = surviving_weights(stats.tensors, groups, sparsity)
     if needs - {'survivors'}:
         names = {s.tensor for g in groups for s in g.slices} | set(weights)
-        with (
-            _watched_outputs(model, groups, needs, stats),
-            _watched_inputs(model, groups, weights, needs, stats),
-        ):
+        with ExitStack() as collecting:
+            for need in sorted(needs & COLLECTORS.keys()):
+                collector = COLLECTORS[need](model, groups, weights, stats)
+                collecting.enter_context(collector)
             _run(model, groups, batches, loss_fn, names, needs, stats)
-    if needs & _FROM_GRADIENTS:
+    if needs & FROM_GRADIENTS.keys():
         _check_gradients(groups, weights, stats)
     return stats
 
@@ -100,40 +95,6 @@ def filled_units(group: PruneGroup, survivors: dict[str, Tensor]) -> float:
     return sum(int(survivors[p.tensor].sum()) for p in parts) / per_unit
 
 
-def unit_changes(
-    groups: Iterable[PruneGroup],
-    tensors: Mapping[str, Tensor],
-    grads: Mapping[str, Tensor],
-    kind: str = 'abs_of_sum',
-) -> dict[str, Tensor]:
-    r"""Returns the change of one step's loss without each unit of groups.
-
-    ``abs_of_sum``: :math:`|\sum w \, \partial L/\partial w|` over what reads
-    the unit, which is the derivative by a gate on its output. ``sum_of_abs``:
-    :math:`\sum |w \, \partial L/\partial w|` over all its matrices.
-
-    Args:
-        groups: The groups; one without any gradient is left out.
-        tensors: Tensor name -> weights.
-        grads: Tensor name -> gradient.
-        kind: One of :data:`CHANGES`.
-
-    Returns:
-        Group name -> ``[size]``.
-    """
-    found = {}
-    for group in groups:
-        parts = [s for s in _parts(group, kind) if s.tensor in grads]
-        products = [_product(s, tensors, grads, kind) for s in parts]
-        if products:
-            sums = [
-                unit_sums(product, part, group.size)
-                for product, part in zip(products, parts, strict=True)
-            ]
-            found[group.name] = sum(sums).abs()
-    return found
-
-
 def _run(
     model: nn.Module,
     groups: Sequence[PruneGroup],
@@ -144,7 +105,7 @@ def _run(
     stats: Statistics,
 ) -> None:
     """Runs all batches; adds up gradients where they are needed."""
-    by_gradient = bool(needs & _FROM_GRADIENTS)
+    by_gradient = bool(needs & FROM_GRADIENTS.keys())
     kind = 'gradients' if by_gradient else 'activations'
     if loss_fn is None:
         raise ValueError(
@@ -153,6 +114,7 @@ def _run(
     params = dict(model.named_parameters(remove_duplicate=False))
     names = sorted(names & params.keys())
     before = {name: params[name].requires_grad for name in names}
+    tables: dict[str, dict[str, Tensor]] = {}
     try:
         for name in names:
             params[name].requires_grad_(True)
@@ -163,14 +125,13 @@ def _run(
                     loss_fn(model, batch)
                 continue
             found = _gradients(loss_fn(model, batch), params, names)
-            for name, grad in found.items():
-                total = stats.grad.get(name)
-                stats.grad[name] = grad if total is None else total + grad
-                if 'squared_grad' in needs:
-                    total = stats.squared_grad.get(name, 0)
-                    stats.squared_grad[name] = total + grad.square()
-            for change in needs & {*CHANGES}:
-                _add_changes(stats, groups, found, change)
+            # Without the sums nobody could say which weight has none.
+            for need in sorted(needs & FROM_GRADIENTS.keys() | {'grad'}):
+                field, value = FROM_GRADIENTS[need]
+                table = tables.setdefault(need, getattr(stats, field))
+                for name, term in value(groups, stats.tensors, found).items():
+                    total = table.get(name)
+                    table[name] = term if total is None else total + term
     finally:
         for name, flag in before.items():
             params[name].requires_grad_(flag)
@@ -179,23 +140,9 @@ def _run(
             f'a criterion that uses {kind} needs calibration data; none was '
             'given'
         )
-    for table in (stats.grad, stats.squared_grad, stats.changes):
+    for table in tables.values():
         for name in table:
             table[name] = table[name] / stats.num_batches
-    for powers in stats.activation.values():
-        for power in powers:
-            powers[power] = powers[power] / stats.num_batches
-
-
-def _add_changes(
-    stats: Statistics,
-    groups: Sequence[PruneGroup],
-    grads: dict[str, Tensor],
-    kind: str,
-) -> None:
-    found = unit_changes(groups, stats.tensors, grads, kind)
-    for name, change in found.items():
-        stats.changes[name] = stats.changes.get(name, 0) + change
 
 
 def _gradients(
@@ -226,75 +173,3 @@ def _check_gradients(
             'it has no gradient; protect it or choose a criterion without '
             'gradients'
         )
-
-
-@contextmanager
-def _watched_outputs(
-    model: nn.Module,
-    groups: list[PruneGroup],
-    needs: set[str],
-    stats: Statistics,
-):
-    """Adds up the size of what the layers put out while it lasts."""
-    hooks = []
-    written = {part.tensor for group in groups for part in group.producers}
-    for name in written if 'activation' in needs else ():
-        path, _, leaf = name.rpartition('.')
-        if leaf != 'weight':
-            continue
-
-        def look(module: nn.Module, _: Any, out: Tensor, name=name) -> None:
-            dim = -1 if isinstance(module, nn.Linear) else 1
-            size = out.detach().double().abs().movedim(dim, 0).flatten(1)
-            seen = stats.activation.setdefault(name, {1: 0.0, 2: 0.0})
-            # One value per output channel, in the place of a weight's row.
-            for power in seen:
-                seen[power] = seen[power] + (size**power).mean(1)
-
-        hooks.append(model.get_submodule(path).register_forward_hook(look))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def _watched_inputs(
-    model: nn.Module,
-    groups: list[PruneGroup],
-    weights: Sequence[str],
-    needs: set[str],
-    stats: Statistics,
-):
-    """Adds up what the layers read while it lasts."""
-    if not needs & {'inputs', 'hessian'}:
-        yield
-        return
-    read = {part.tensor for group in groups for part in group.consumers}
-    layers = watched_layers(model, sorted(read | set(weights)))
-    sums = InputSums(layers, products='hessian' in needs)
-    with sums.watching():
-        yield
-    stats.inputs, stats.hessian = sums.means(stats.num_batches)
-
-
-def _parts(group: PruneGroup, kind: str) -> tuple[Slice, ...]:
-    if kind == 'sum_of_abs':
-        return group.slices
-    # A slice with a fill is not multiplied by its unit (a logit), so there
-    # the producers tell the change.
-    readers = tuple(s for s in group.consumers if s.fill == 0)
-    whole = readers and len(readers) == len(group.consumers)
-    return readers if whole else group.producers
-
-
-def _product(
-    part: Slice,
-    tensors: Mapping[str, Tensor],
-    grads: Mapping[str, Tensor],
-    kind: str,
-) -> Tensor:
-    weight, grad = tensors[part.tensor].detach(), grads[part.tensor]
-    product = weight.float() * grad.float()
-    return product.abs() if kind == 'sum_of_abs' else product

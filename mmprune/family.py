@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .errors import blame
 from .groups import PruneGroup
 from .registry import FUNCTIONS, TASK_UTILS
+from .tensor_path import TensorPath, traced_part
 
 
 @TASK_UTILS.register_module()
@@ -26,7 +27,7 @@ class Family:
     """The default: groups by adapters, data by the config's dataloaders.
 
     Nothing is read before it is asked for, and asking for groups reads
-    nothing, unless an adapter runs the model (``mmprune.traced_groups``).
+    nothing, unless an adapter runs the model (``mmprune.discovered_groups``).
 
     The example is the first sample of the test data, or where the config has
     none of the validation or training data. It and the batches reach the
@@ -52,12 +53,23 @@ class Family:
         self.adapters = [_adapter(name) for name in adapters]
 
     def groups(self, model: nn.Module) -> Iterator[PruneGroup]:
-        """Yields what can be removed."""
+        """Yields what can be removed.
+
+        Where two adapters cut the same dimension of a tensor, the group of
+        the first one counts.
+        """
+        taken: set[tuple[str, int]] = set()
         for find in self.adapters:
+            more = ()
             if 'forward' in inspect.signature(find).parameters:
-                yield from find(model, self.forward)
-            else:
-                yield from find(model)
+                more = (self.forward,)
+            found: set[tuple[str, int]] = set()
+            for group in find(model, *more):
+                places = {(part.tensor, part.dim) for part in group.slices}
+                found |= places
+                if not places & taken:
+                    yield group
+            taken |= found
 
     def dense_reason(self, tensor: str) -> str:
         """Returns why no group covers a tensor."""
@@ -105,6 +117,20 @@ class Family:
         data = model.data_preprocessor(copy.deepcopy(batch), True)
         return model.parse_losses(_call(model, data, 'loss'))[0]
 
+    def tensor_path(self, model: nn.Module) -> TensorPath:
+        """Returns what of the model is exported: one call on the example.
+
+        Raises:
+            ValueError: If that returns no tensors.
+        """
+        data = model.data_preprocessor(copy.deepcopy(self._example), False)
+        inputs = {k: v for k, v in data.items() if isinstance(v, Tensor)}
+
+        def call(model: nn.Module, given: dict[str, Tensor]) -> Any:
+            return _call(model, {**data, **given}, 'tensor')
+
+        return TensorPath([traced_part('model', model, call, inputs)])
+
     @classmethod
     def use_annotations(cls, cfg: Config, ann_file: str) -> None:
         """Points the test data of a config at another info file, in place.
@@ -150,9 +176,17 @@ def use_checkpoint(cfg: Config, checkpoint: str | Path) -> None:
     Raises:
         ValueError: If the checkpoint does not say it.
     """
-    pruning = cfg.get('pruning')
-    kind = TASK_UTILS.get(pruning.type) if pruning is not None else None
+    kind = family_kind(cfg)
     getattr(kind, 'use_checkpoint', lambda *_: None)(cfg, checkpoint)
+
+
+def family_kind(cfg: Config) -> type | None:
+    """Returns the class of a config's family, None where nothing names it."""
+    if cfg.get('pruning') is not None:
+        return TASK_UTILS.get(str(cfg.pruning.get('type')))
+    if cfg.get('default_scope') == 'mmdet':
+        return TASK_UTILS.get('mmprune.DetectorFamily')
+    return None
 
 
 def build_family(cfg: Config) -> Any:
@@ -161,7 +195,8 @@ def build_family(cfg: Config) -> Any:
     Raises:
         ValueError: If the config does not say how to prune its model.
     """
-    if cfg.get('pruning') is None and cfg.get('default_scope') == 'mmdet':
+    scope = cfg.get('default_scope')
+    if cfg.get('pruning') is None and scope in ('mmdet', 'mmdet3d'):
         return TASK_UTILS.build(dict(type='mmprune.DetectorFamily', cfg=cfg))
     if cfg.get('pruning') is None:
         raise ValueError(
@@ -182,9 +217,7 @@ def use_annotations(cfg: Config, ann_file: str) -> None:
     Raises:
         ValueError: If there is no such file or no data to point at it.
     """
-    kind = Family
-    if cfg.get('pruning') is not None:
-        kind = TASK_UTILS.get(str(cfg.pruning.get('type'))) or Family
+    kind = family_kind(cfg) or Family
     getattr(kind, 'use_annotations', Family.use_annotations)(cfg, ann_file)
 
 

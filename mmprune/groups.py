@@ -1,9 +1,9 @@
 """What must be removed together: slices of tensors and groups of units."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,15 +46,17 @@ class Slice:
             units: Indices of units in the dense model.
             size: Number of units of the group in the dense model.
         """
-        unit = torch.as_tensor(units, dtype=torch.long).view(1, -1, 1)
+        return torch.from_numpy(self.places(units, size))
+
+    def places(self, units: Sequence[int], size: int) -> np.ndarray:
+        """Returns what :meth:`index` does, for the many of a whole plan."""
+        unit = np.asarray(units, np.int64)
         if self.positions:
-            owned = torch.tensor(self.positions).view(size, self.block)
-            return owned[unit.flatten()].flatten()
-        copy = torch.arange(self.copies).view(-1, 1, 1)
-        step = torch.arange(self.block).view(1, 1, -1)
-        return (
-            self.offset + (copy * size + unit) * self.block + step
-        ).flatten()
+            owned = np.array(self.positions).reshape(size, self.block)
+            return owned[unit].ravel()
+        copy = np.arange(self.copies).reshape(-1, 1, 1) * size
+        start = self.offset + (copy + unit[:, None]) * self.block
+        return (start + np.arange(self.block)).ravel()
 
     def end(self, size: int) -> int:
         """Returns the first position after the last unit."""
@@ -93,36 +95,6 @@ class PruneGroup:
     def slices(self) -> tuple[Slice, ...]:
         """All slices, producers first."""
         return self.producers + self.consumers
-
-    def to_dict(self) -> dict:
-        """Returns the group as plain containers; defaults are left out."""
-        return dict(
-            name=self.name,
-            granularity=self.granularity,
-            size=self.size,
-            producers=[_plain(s) for s in self.producers],
-            consumers=[_plain(s) for s in self.consumers],
-            attrs=dict(self.attrs),
-        )
-
-    @classmethod
-    def from_dict(cls, data: dict) -> 'PruneGroup':
-        """Returns the group that :meth:`to_dict` described.
-
-        Raises:
-            ValueError: If a field is missing or unknown.
-        """
-        try:
-            sides = {
-                side: tuple(_slice(s) for s in data[side])
-                for side in ('producers', 'consumers')
-            }
-            return cls(**{**data, **sides})
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f'not a pruning group: {json.dumps(data, default=str)[:200]} '
-                f'({error}); was the plan written by another version?'
-            ) from error
 
 
 def rows(
@@ -184,18 +156,3 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-
-
-def _slice(data: dict) -> Slice:
-    return Slice(**{**data, 'positions': tuple(data.get('positions', ()))})
-
-
-def _plain(part: Slice) -> dict:
-    plain = {
-        f.name: getattr(part, f.name)
-        for f in fields(part)
-        if getattr(part, f.name) != f.default
-    }
-    if part.positions:
-        plain['positions'] = list(part.positions)
-    return plain

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .atomic_file import write_whole
 from .checkpoints.reading import load_checkpoint_file
-from .groups import PruneGroup
+from .groups import PruneGroup, Slice
 
 _VERSION = 1
 # What it is called in the folder of a model.
@@ -84,7 +84,7 @@ class PruningPlan:
         """Returns plain containers, safe under ``weights_only`` loading."""
         return dict(
             version=_VERSION,
-            groups=[g.to_dict() for g in self.groups],
+            groups=[_plain_group(g) for g in self.groups],
             keep={name: list(units) for name, units in self.keep.items()},
             sparse=dict(self.sparse),
             provenance=dict(self.provenance),
@@ -108,7 +108,7 @@ class PruningPlan:
                 f'up to {_VERSION}; update mmprune'
             )
         return cls(
-            groups=tuple(PruneGroup.from_dict(g) for g in data['groups']),
+            groups=tuple(_group(g) for g in data['groups']),
             keep={k: [int(i) for i in v] for k, v in data['keep'].items()},
             sparse=dict(data.get('sparse', {})),
             provenance=dict(data.get('provenance', {})),
@@ -116,7 +116,11 @@ class PruningPlan:
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, whole or not at all."""
-        write_whole(path, json.dumps(self.to_dict()).encode())
+        write_whole(path, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """Returns what is in ``plan.json``, and in pruned checkpoints."""
+        return json.dumps(self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> 'PruningPlan':
@@ -158,7 +162,50 @@ class PruningPlan:
 def checkpoint_plan(checkpoint: Mapping) -> dict | None:
     """Returns the plan in a checkpoint as plain data, ``None`` if dense."""
     meta = checkpoint.get('meta')
-    return meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    # As it stands in the file, where something else has read that.
+    return json.loads(data) if isinstance(data, str) else data
+
+
+def _plain_group(group: PruneGroup) -> dict:
+    """A group as plain containers; defaults are left out."""
+    return dict(
+        name=group.name,
+        granularity=group.granularity,
+        size=group.size,
+        producers=[_plain_slice(s) for s in group.producers],
+        consumers=[_plain_slice(s) for s in group.consumers],
+        attrs=dict(group.attrs),
+    )
+
+
+def _plain_slice(part: Slice) -> dict:
+    plain = {
+        f.name: getattr(part, f.name)
+        for f in fields(part)
+        if getattr(part, f.name) != f.default
+    }
+    if part.positions:
+        plain['positions'] = list(part.positions)
+    return plain
+
+
+def _group(data: dict) -> PruneGroup:
+    try:
+        sides = {
+            side: tuple(_slice(s) for s in data[side])
+            for side in ('producers', 'consumers')
+        }
+        return PruneGroup(**{**data, **sides})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'not a pruning group: {json.dumps(data, default=str)[:200]} '
+            f'({error}); was the plan written by another version?'
+        ) from error
+
+
+def _slice(data: dict) -> Slice:
+    return Slice(**{**data, 'positions': tuple(data.get('positions', ()))})
 
 
 def _check_keep(group: PruneGroup, keep: list[int]) -> None:

@@ -1,6 +1,6 @@
 """What a pass over data leaves for the criteria."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -10,6 +10,14 @@ from torch import Tensor
 from .groups import PruneGroup
 
 Scores = dict[str, Tensor | None]
+# What a criterion may need -> ``collector(model, groups, weights, stats)``, a
+# context in which calibration runs its batches.
+COLLECTORS: dict[str, Callable] = {}
+# What it may need of gradients -> field of Statistics that has its mean over
+# batches, and ``value(groups, tensors, gradients)`` of one batch, by name.
+FROM_GRADIENTS: dict[str, tuple[str, Callable]] = {
+    'grad': ('grad', lambda groups, tensors, grads: grads)
+}
 
 
 @dataclass

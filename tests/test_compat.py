@@ -1,6 +1,7 @@
 """Import repairs, safe checkpoints, and the guard of pruned checkpoints."""
 
 import importlib.util
+import json
 import os
 import pickle
 import subprocess
@@ -660,8 +661,24 @@ def test_the_guard_looks_into_wrappers():
     check_plan_matches(wrapped, pruned)
 
 
+def test_the_guard_reads_a_plan_that_is_text():
+    plan = json.dumps(_Plan(fc=[0]).to_dict())
+    with pytest.raises(ValueError, match='the model is dense'):
+        check_plan_matches(_model(3, None), dict(meta=dict(pruning_plan=plan)))
+
+
 def test_a_bare_state_dict_has_no_plan():
     check_plan_matches(_model(3, None), _Tiny(3).state_dict())
     state = {f'module.{k}': v for k, v in _Tiny(3).state_dict().items()}
     with pytest.raises(ValueError, match='6 shapes differ'):
         check_plan_matches(_model(2, _Plan(fc=[0, 2])), state)
+
+
+def test_a_norm_without_epsilon_runs():
+    """As NAS-FCOS has it, and as a current PyTorch refuses it."""
+    from mmcv.cnn import build_norm_layer
+
+    _, norm = build_norm_layer(dict(type='BN', eps=0), 2)
+    x = torch.randn(4, 2, 3, 3)
+    found = norm.eval()(x)
+    torch.testing.assert_close(found, x, rtol=0, atol=0)

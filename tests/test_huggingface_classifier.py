@@ -12,9 +12,9 @@ from transformers import (
 )
 
 from mmprune.adapters import bert_groups, distilbert_groups
+from mmprune.checkpoints.classifier_folder import save_folder
 from mmprune.checkpoints.writing import save_pruned
 from mmprune.models import load_model
-from mmprune.models.huggingface_folder import save_folder
 from mmprune.plan import PruningPlan
 from mmprune.pruners import StructuredPruner, masked_difference
 from mmprune.registry import MODELS

@@ -9,11 +9,12 @@ from tiny_training import TinyMLP, config, differing, final, run
 from torch import nn
 
 from mmprune.adapters import distilbert_groups, ffn_groups
-from mmprune.calibration import calibrate, unit_changes
+from mmprune.calibration import calibrate
 from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.groups import PruneGroup, Slice
 from mmprune.hooks import GradualPruningHook
 from mmprune.importance import KDGrad, Magnitude, Mixed
+from mmprune.importance.kd_grad import unit_changes
 from mmprune.models import load_model
 from mmprune.plan import PruningPlan
 from mmprune.pruners import StructuredPruner

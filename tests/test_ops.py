@@ -578,8 +578,8 @@ def test_points_and_boxes_that_do_not_fit_are_refused():
 
 
 def test_unserved_op_raises_with_its_name():
-    with pytest.raises(NotImplementedError, match="'ball_query_forward'"):
-        ops.ball_query(0, 1, 2, torch.rand(1, 4, 3), torch.rand(1, 2, 3))
+    with pytest.raises(NotImplementedError, match="'min_area_polygons'"):
+        ops.min_area_polygons(torch.rand(1, 18))
 
 
 def test_every_served_name_is_one_that_mmcv_asks_for():

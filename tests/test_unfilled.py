@@ -5,7 +5,7 @@ import torch
 from tiny_project import write_checkpoint, write_config
 from torch import nn
 
-from mmprune.checkpoints.unfilled import Unfilled
+from mmprune.checkpoints.unfilled import unfilled
 from mmprune.models import load_model
 
 
@@ -28,7 +28,7 @@ def states():
     Drawn()
     after = torch.get_rng_state()
     torch.manual_seed(0)
-    with Unfilled():
+    with unfilled():
         net = Drawn()
     return net, after, torch.get_rng_state()
 
@@ -43,7 +43,7 @@ def test_parameters_are_not_drawn_and_buffers_are():
 
 
 def test_afterwards_layers_are_drawn_again():
-    with Unfilled():
+    with unfilled():
         nn.Linear(2, 2)
     torch.manual_seed(0)
     first = nn.Linear(2, 2).weight

@@ -1,7 +1,8 @@
-"""How two state dicts differ, in words or as checksums."""
+"""State dicts: what a checkpoint has, and how two differ."""
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -50,6 +51,28 @@ def differing_shapes(
 def shapes_differ(shapes: list[str]) -> str:
     """Returns a part of a sentence about :func:`differing_shapes`."""
     return f'{len(shapes)} shapes differ ({", ".join(shapes[:5])})'
+
+
+def weights_of(checkpoint: dict, name: str | Path) -> dict[str, Any]:
+    """Returns the weights of a loaded checkpoint, a bare state dict or not.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    import torch
+
+    weights = checkpoint.get('state_dict', checkpoint)
+    named = isinstance(weights, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor)
+        for k, v in weights.items()
+    )
+    if not weights or not named:
+        found = sorted(map(str, checkpoint))[:5]
+        raise ValueError(
+            f'{name} holds no weights: under `state_dict` names with tensors '
+            f'are expected, the file has {", ".join(found)}'
+        )
+    return weights
 
 
 def without_prefix(

@@ -19,6 +19,22 @@ def is_folder(path: str | Path) -> bool:
     return (Path(path) / 'config.json').is_file()
 
 
+def with_own_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a model's config in which no folder is named for its shape.
+
+    Args:
+        model: A config; where its ``config`` is a folder, what that folder
+            says takes its place.
+    """
+    model, source = dict(model), model.get('config')
+    if isinstance(model.get('model'), Mapping):
+        model['model'] = with_own_config(model['model'])
+    if isinstance(source, str) and is_folder(Path(source).expanduser()):
+        path = Path(source).expanduser() / 'config.json'
+        model['config'] = json.loads(path.read_text())
+    return model
+
+
 def check_folder(source: str | Path, trust: bool = False) -> bool:
     """Returns whether the weights of a folder or hub name are safetensors.
 

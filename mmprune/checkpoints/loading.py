@@ -14,7 +14,7 @@ from ..errors import blame
 from ..groups import named_tensors
 from ..plan import FOLDER_PLAN, PruningPlan, checkpoint_plan
 from ..registry import MODELS
-from .comparing import difference, without_prefix
+from .comparing import difference, weights_of, without_prefix
 from .huggingface import (
     RENAMED,
     check_folder,
@@ -24,7 +24,7 @@ from .huggingface import (
 )
 from .packed import is_packed, load_packed
 from .reading import load_checkpoint_file
-from .unfilled import Unfilled
+from .unfilled import all_in_state, unfilled
 from .writing import (
     pruned_model_config,
     quantized_model_config,
@@ -127,7 +127,11 @@ def load_model(
     if not isinstance(cfg, Config):
         cfg = Config.fromfile(cfg)
     loaded = load_checkpoint(checkpoint, trust)
-    return loaded_model(cfg, loaded, checkpoint).to(device).eval()
+    model = loaded_model(cfg, loaded, checkpoint)
+    # Not in one line: `eval` of mmdet's distilled detectors returns nothing.
+    model.to(device)
+    model.eval()
+    return model
 
 
 def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
@@ -136,10 +140,13 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
     Raises:
         ValueError: If keys or shapes differ.
     """
-    plan, packed = checkpoint_plan(checkpoint), _quantization(checkpoint)
+    parts = cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
     # What packs weights looks at their values.
-    with contextlib.nullcontext() if packed else Unfilled():
-        model = build_model(cfg, plan, packed)
+    with contextlib.nullcontext() if parts[-1] else unfilled():
+        model = build_model(*parts)
+    if not all_in_state(model):
+        # What no file gives keeps the start that the model gives it.
+        model = build_model(*parts)
     load_weights(model, checkpoint, name)
     return model
 
@@ -195,23 +202,3 @@ def named_as(model: nn.Module, weights: dict) -> dict:
         for name in model.state_dict()
         if name not in found and id(own[name]) in tied
     }
-
-
-def weights_of(checkpoint: dict, name: str | Path) -> dict[str, torch.Tensor]:
-    """Returns the weights of a loaded checkpoint, a bare state dict or not.
-
-    Raises:
-        ValueError: If it holds none.
-    """
-    weights = checkpoint.get('state_dict', checkpoint)
-    named = isinstance(weights, dict) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor)
-        for k, v in weights.items()
-    )
-    if not weights or not named:
-        found = sorted(map(str, checkpoint))[:5]
-        raise ValueError(
-            f'{name} holds no weights: under `state_dict` names with tensors '
-            f'are expected, the file has {", ".join(found)}'
-        )
-    return weights

@@ -1,5 +1,6 @@
 """Reads checkpoint files without running code from them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,4 +124,19 @@ def unpickle(
             f'{name} is not a checkpoint: it holds a '
             f'{type(found).__name__}, not a dict of weights'
         )
+    _parse_plan(found, name)
     return found
+
+
+def _parse_plan(checkpoint: dict, name: str) -> None:
+    """Puts data in the place of a plan that is there as text."""
+    meta = checkpoint.get('meta')
+    text = meta.get('pruning_plan') if isinstance(meta, dict) else None
+    if not isinstance(text, str):
+        return
+    try:
+        meta['pruning_plan'] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f'{name}: its meta.pruning_plan is not JSON: {error}'
+        ) from error

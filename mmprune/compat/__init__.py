@@ -7,6 +7,8 @@ system and costs nothing until somebody imports mmcv or mmengine's Runner:
   is;
 - mmengine's checkpoint loader reads through :func:`load_checkpoint_file`;
 - a checkpoint that does not fit the model's pruning plan is refused;
+- wrappers of mmcv's ops that ask for CUDA run where their points are, and
+  norms with ``eps=0`` run;
 - transformers is not imported until its optimizer is used.
 """
 
@@ -185,8 +187,42 @@ def _repair_points_in_boxes(module: ModuleType) -> None:
     module.points_in_boxes_all = points.points_in_boxes_all
 
 
+def _repair_furthest_points(module: ModuleType) -> None:
+    """Allocates where the points are, not always on CUDA."""
+    if module.ext_module.__spec__.origin == _ORIGIN:
+        from mmprune.compat.ops import point_sets
+
+        forward = staticmethod(point_sets.furthest_points)
+        module.FurthestPointSampling.forward = forward
+
+
+def _repair_nearest_points(module: ModuleType) -> None:
+    """Lets the wrapper, which asks CUDA for its device, run on the CPU."""
+    if module.ext_module.__spec__.origin == _ORIGIN:
+        from mmprune.compat.ops import point_sets
+
+        module.KNN.forward = staticmethod(point_sets.nearest_points)
+
+
+def _repair_norms(module: ModuleType) -> None:
+    """Lets configs say ``eps=0``, which a current PyTorch refuses."""
+    build = inspect.unwrap(module.build_norm_layer)
+
+    @functools.wraps(build)
+    def build_norm_layer(cfg: dict, *args: Any, **kwargs: Any) -> Any:
+        if cfg.get('eps', 1) == 0:
+            # Added to any variance above 1e-22 this changes no bit.
+            cfg = {**cfg, 'eps': 1e-30}
+        return build(cfg, *args, **kwargs)
+
+    module.build_norm_layer = build_norm_layer
+
+
 _REPAIRS: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.runner.checkpoint': _repair_checkpoint_module,
+    'mmcv.cnn.bricks.norm': _repair_norms,
+    'mmcv.ops.furthest_point_sample': _repair_furthest_points,
+    'mmcv.ops.knn': _repair_nearest_points,
     'mmcv.ops.points_in_boxes': _repair_points_in_boxes,
 }
 _AROUND = {'mmengine.optim.optimizer.builder': imported_late}

@@ -1,4 +1,4 @@
-"""Any mmdet detector, from its stock config."""
+"""Any detector of mmdet or mmdet3d, from its stock config."""
 
 import copy
 from collections.abc import Iterator
@@ -16,7 +16,9 @@ from ..discovery.labels import tensors_in
 from ..family import Family
 from ..groups import PruneGroup
 from ..registry import TASK_UTILS
+from ..tensor_path import TensorPath, traced_part
 from .drawn_picture import drawn_batch, trained_size
+from .drawn_scene import drawn_scene
 
 # Sides of the pictures on which groups are found and checked; a model that
 # does not run on the first gets the next. Only the coupling is read.
@@ -25,7 +27,7 @@ _SIDES = (128, 256, 512)
 
 @TASK_UTILS.register_module()
 class DetectorFamily(Family):
-    """What a config of mmdet says without a word about pruning.
+    """What a config of mmdet or mmdet3d says without a word about pruning.
 
     Groups are discovered from one prediction and one loss. The example is
     the first picture of the config's data where it is at hand, and a drawn
@@ -48,7 +50,6 @@ class DetectorFamily(Family):
             ValueError: If the model does not run on a drawn picture.
         """
         _fill_message_hub()
-        self._choose_batch(model)
         yield from discovered_groups(model, self._everything)
 
     @property
@@ -58,19 +59,61 @@ class DetectorFamily(Family):
 
     def forward(self, model: nn.Module) -> Any:
         """Returns predictions and raw outputs for a small picture."""
-        if self._batch is None:
-            self._choose_batch(model)
-        outputs = [self._run(model, self._batch, 'predict')]
+        batch = self.small_batch(model)
+        outputs = [self._run(model, batch, 'predict')]
         if self._raw is None:
             self._raw = self._has_raw_outputs(model)
         if self._raw:
-            outputs.append(self._run(model, self._batch, 'tensor'))
+            outputs.append(self._run(model, batch, 'tensor'))
         return list(tensors_in(outputs))
 
     def single_frame(self, model: nn.Module) -> Any:
         """Runs the model once at its own size, to count its cost."""
         batch = self._example
         return list(tensors_in(self._run(model, batch, 'predict')))
+
+    def tensor_path(self, model: nn.Module) -> TensorPath:
+        """Returns backbone, neck and raw outputs of the dense heads.
+
+        Of a detector in two stages these are the features and the proposals'
+        scores and boxes; what is cut out of the features is chosen by
+        values.
+
+        Raises:
+            ValueError: If the model does not take pictures.
+        """
+        data = model.data_preprocessor(copy.deepcopy(self._example), False)
+        whole, samples = data['inputs'], data['data_samples']
+        named = whole if isinstance(whole, dict) else dict(inputs=whole)
+        pictures = {
+            name: value
+            for name, value in named.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        if not pictures:
+            raise ValueError(
+                f'{type(model).__name__} reads points, whose number differs '
+                'from scan to scan, and a static graph cannot'
+            )
+
+        def call(model: nn.Module, given: dict[str, Tensor]) -> Any:
+            both = isinstance(whole, dict)
+            inputs = {**whole, **given} if both else given['inputs']
+            if raw:
+                return model(inputs, samples, mode='tensor')
+            features = model.extract_feat(inputs)
+            heads = ('bbox_head', 'mask_head')
+            if hasattr(model, 'roi_head'):
+                heads = ('rpn_head',)
+            found = dict(features=features)
+            for name in heads:
+                if getattr(model, name, None) is not None:
+                    found[name] = getattr(model, name)(features)
+            return found
+
+        # `_forward` of some detectors is not kept up.
+        raw = not hasattr(model, 'roi_head') and self._has_raw_outputs(model)
+        return TensorPath([traced_part('model', model, call, pictures)])
 
     def batches(self) -> list[Any]:
         """Returns the first batches of the training data.
@@ -104,11 +147,18 @@ class DetectorFamily(Family):
     def _example(self) -> Any:
         if self._has_data:
             return super()._example
-        return drawn_batch(self.cfg, *trained_size(self.cfg))
+        return drawn(self.cfg, *trained_size(self.cfg))
 
-    def _choose_batch(self, model: nn.Module) -> None:
+    def small_batch(self, model: nn.Module) -> dict[str, list]:
+        """Returns a drawn picture, as small as the model runs on.
+
+        Raises:
+            ValueError: If it runs on none.
+        """
+        if self._batch is not None:
+            return self._batch
         for side in _SIDES:
-            batch = drawn_batch(self.cfg, side, side)
+            batch = drawn(self.cfg, side, side)
             try:
                 with torch.no_grad():
                     self._run(model, batch, 'predict')
@@ -116,7 +166,7 @@ class DetectorFamily(Family):
                 fault = f'{type(error).__name__}: {error}'
                 continue
             self._batch = batch
-            return
+            return batch
         raise ValueError(
             f'{self.cfg.filename}: the model does not run on a drawn picture '
             f'({fault[:200]}); name its groups as in docs/add_a_family.md'
@@ -130,6 +180,10 @@ class DetectorFamily(Family):
         """
         outputs = self.forward(model)
         try:
+            # Of DETR's descendants the model itself must be in training, or
+            # half of what their losses read is missing. Its parts stay in
+            # evaluation: norms keep their statistics.
+            model.training = True
             losses = self._run(model, self._batch, 'loss')
         except Exception as error:
             raise ValueError(
@@ -137,13 +191,16 @@ class DetectorFamily(Family):
                 f'picture ({type(error).__name__}: {str(error)[:200]}), so '
                 'that branches of training alone cannot be seen'
             ) from error
+        finally:
+            model.training = False
         return [outputs, list(tensors_in(losses))]
 
     def _has_raw_outputs(self, model: nn.Module) -> bool:
+        batch = self._batch or self._example
         try:
             with torch.no_grad():
                 return bool(
-                    list(tensors_in(self._run(model, self._batch, 'tensor')))
+                    list(tensors_in(self._run(model, batch, 'tensor')))
                 )
         except Exception:
             return False  # `_forward` of some detectors is not kept up
@@ -157,6 +214,12 @@ class DetectorFamily(Family):
         """Returns the model's own loss on a batch."""
         _fill_message_hub()
         return super().loss(model, batch)
+
+
+def drawn(cfg: Config, height: int, width: int) -> dict[str, Any]:
+    """Returns a batch of one drawn picture or scene for a config."""
+    draw = drawn_scene if cfg.default_scope == 'mmdet3d' else drawn_batch
+    return draw(cfg, height, width)
 
 
 def _fill_message_hub() -> None:

@@ -32,13 +32,9 @@ def drawn_batch(cfg: Config, height: int, width: int) -> dict[str, list]:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
-    masks = np.zeros((len(_BOXES), height, width), np.uint8)
     boxes = torch.tensor(_BOXES) * torch.tensor([width, height] * 2)
-    for mask, (x1, y1, x2, y2) in zip(
-        masks, boxes.int().tolist(), strict=True
-    ):
-        mask[y1:y2, x1:x2] = 1
-    classes = max(_numbers(cfg.model, 'num_classes'), default=80)
+    masks = _masks(height, width)
+    classes = max(found_values(cfg.model, 'num_classes', int), default=80)
     labels = torch.arange(len(_BOXES)) % classes
     loads = _annotations(cfg)
     sample = DetDataSample(
@@ -67,13 +63,13 @@ def drawn_batch(cfg: Config, height: int, width: int) -> dict[str, list]:
     sample.proposals = InstanceData(
         bboxes=boxes + 2.0, scores=torch.linspace(0.9, 0.5, len(boxes))
     )
-    return dict(inputs=[_picture(masks)], data_samples=[sample])
+    return dict(inputs=[picture(height, width)], data_samples=[sample])
 
 
 def trained_size(cfg: Config) -> tuple[int, int]:
     """Returns height and width of the pictures that a config works on."""
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
-        for step in _steps(cfg.get(loader) or {}):
+        for step in steps_of(cfg.get(loader) or {}):
             scale = step.get('scale') or step.get('img_scale')
             sides = scale if isinstance(scale, tuple | list) else ()
             if [type(side) for side in sides] == [int, int]:
@@ -81,47 +77,58 @@ def trained_size(cfg: Config) -> tuple[int, int]:
     return 800, 1333
 
 
-def _picture(masks: np.ndarray) -> Tensor:
-    """``[3, H, W]``, uint8."""
-    _, height, width = masks.shape
+def _masks(height: int, width: int) -> np.ndarray:
+    """``[3, H, W]``, 1 where a thing is."""
+    masks = np.zeros((len(_BOXES), height, width), np.uint8)
+    scale = np.array([width, height] * 2)
+    for mask, box in zip(masks, _BOXES, strict=True):
+        x1, y1, x2, y2 = (np.array(box) * scale).astype(int)
+        mask[y1:y2, x1:x2] = 1
+    return masks
+
+
+def picture(height: int, width: int) -> Tensor:
+    """Returns three rectangles before a gradient, ``[3, H, W]``, uint8."""
+    masks = _masks(height, width)
     y, x = np.mgrid[:height, :width]
-    picture = np.stack([x / width, y / height, (x + y) / (width + height)])
+    drawn = np.stack([x / width, y / height, (x + y) / (width + height)])
     for i, mask in enumerate(masks):
         color = np.array([0.9, 0.5, 0.1])[(np.arange(3) + i) % 3]
         stripes = 0.8 + 0.2 * ((x // 4 + y // 4) % 2)
-        picture = np.where(mask, color[:, None, None] * stripes, picture)
-    return torch.from_numpy((picture * 255).astype(np.uint8))
+        drawn = np.where(mask, color[:, None, None] * stripes, drawn)
+    return torch.from_numpy((drawn * 255).astype(np.uint8))
 
 
 def _annotations(cfg: Config) -> set[str]:
     """What the training pipeline loads: ``with_mask``, ``panoptic``, ..."""
     loads = set()
-    for step in _steps(cfg.get('train_dataloader') or {}):
+    for step in steps_of(cfg.get('train_dataloader') or {}):
         if 'Panoptic' in str(step.get('type')):
             loads.add('panoptic')
         loads |= {key for key in step if key.startswith('with_') and step[key]}
     return loads
 
 
-def _steps(node: Any) -> Iterator[dict]:
-    """Yields the steps of all pipelines in a config, in order."""
+def steps_of(node: Any) -> Iterator[dict]:
+    """Yields the steps of all pipelines in a part of a config, in order."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key == 'pipeline' and isinstance(value, list | tuple):
                 yield from (step for step in value if isinstance(step, dict))
             else:
-                yield from _steps(value)
+                yield from steps_of(value)
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _steps(value)
+            yield from steps_of(value)
 
 
-def _numbers(node: Any, key: str) -> Iterator[int]:
+def found_values(node: Any, key: str, kind: Any) -> Iterator[Any]:
+    """Yields what is called ``key`` in a config and is of a kind, in order."""
     if isinstance(node, dict):
-        if isinstance(node.get(key), int):
+        if isinstance(node.get(key), kind):
             yield node[key]
         for value in node.values():
-            yield from _numbers(value, key)
+            yield from found_values(value, key, kind)
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _numbers(value, key)
+            yield from found_values(value, key, kind)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..calibration import CHANGES, calibrate
+from ..calibration import calibrate
+from ..importance.kd_grad import CHANGES
 from ..packing import unpack_masks
 from ..plan import PruningPlan
 from ..pruners import StructuredPruner, WeightPruner, prunable_weights

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..groups import PruneGroup, matrices, unit_sums
 from ..registry import TASK_UTILS
-from ..statistics import Statistics
+from ..statistics import FROM_GRADIENTS, Statistics
 
 
 @TASK_UTILS.register_module()
@@ -43,3 +43,9 @@ class Fisher:
         """Returns the importance of each weight of a tensor, in its shape."""
         squares = stats.tensors[name].double().square()
         return squares * stats.squared_grad[name].double()
+
+
+FROM_GRADIENTS['squared_grad'] = (
+    'squared_grad',
+    lambda groups, tensors, grads: {n: g.square() for n, g in grads.items()},
+)

@@ -1,13 +1,18 @@
 """Importance from what the loss of single steps says about a unit."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from ..checks import check_choice
-from ..groups import PruneGroup
+from ..groups import PruneGroup, Slice, unit_sums
 from ..registry import TASK_UTILS
-from ..statistics import Statistics
+from ..statistics import FROM_GRADIENTS, Statistics
+
+# How the products of weight and gradient of a unit become one number.
+CHANGES = ('abs_of_sum', 'sum_of_abs')
 
 
 @TASK_UTILS.register_module()
@@ -31,7 +36,7 @@ class KDGrad:
     reduce: str = 'abs_of_sum'
 
     def __post_init__(self) -> None:
-        check_choice('reduce', self.reduce, ('abs_of_sum', 'sum_of_abs'))
+        check_choice('reduce', self.reduce, CHANGES)
 
     @property
     def needs(self) -> set[str]:
@@ -41,3 +46,62 @@ class KDGrad:
     def __call__(self, group: PruneGroup, stats: Statistics) -> Tensor | None:
         """Returns ``[group.size]``, or ``None`` without any gradient."""
         return stats.changes.get(group.name)
+
+
+def unit_changes(
+    groups: Iterable[PruneGroup],
+    tensors: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    kind: str = 'abs_of_sum',
+) -> dict[str, Tensor]:
+    r"""Returns the change of one step's loss without each unit of groups.
+
+    ``abs_of_sum``: :math:`|\sum w \, \partial L/\partial w|` over what reads
+    the unit, which is the derivative by a gate on its output. ``sum_of_abs``:
+    :math:`\sum |w \, \partial L/\partial w|` over all its matrices.
+
+    Args:
+        groups: The groups; one without any gradient is left out.
+        tensors: Tensor name -> weights.
+        grads: Tensor name -> gradient.
+        kind: One of :data:`CHANGES`.
+
+    Returns:
+        Group name -> ``[size]``.
+    """
+    found = {}
+    for group in groups:
+        parts = [s for s in _parts(group, kind) if s.tensor in grads]
+        products = [_product(s, tensors, grads, kind) for s in parts]
+        if products:
+            sums = [
+                unit_sums(product, part, group.size)
+                for product, part in zip(products, parts, strict=True)
+            ]
+            found[group.name] = sum(sums).abs()
+    return found
+
+
+def _parts(group: PruneGroup, kind: str) -> tuple[Slice, ...]:
+    if kind == 'sum_of_abs':
+        return group.slices
+    # A slice with a fill is not multiplied by its unit (a logit), so there
+    # the producers tell the change.
+    readers = tuple(s for s in group.consumers if s.fill == 0)
+    whole = readers and len(readers) == len(group.consumers)
+    return readers if whole else group.producers
+
+
+def _product(
+    part: Slice,
+    tensors: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    kind: str,
+) -> Tensor:
+    weight, grad = tensors[part.tensor].detach(), grads[part.tensor]
+    product = weight.float() * grad.float()
+    return product.abs() if kind == 'sum_of_abs' else product
+
+
+for _kind in CHANGES:
+    FROM_GRADIENTS[_kind] = ('changes', partial(unit_changes, kind=_kind))

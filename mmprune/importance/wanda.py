@@ -1,13 +1,17 @@
 """Importance from weights and the inputs that they multiply."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..groups import PruneGroup, unit_sums
+from ..inputs import InputSums, watched_layers
 from ..registry import TASK_UTILS
-from ..statistics import Statistics
+from ..statistics import COLLECTORS, Statistics
 
 
 @TASK_UTILS.register_module()
@@ -36,3 +40,24 @@ class Wanda:
     def weights(self, name: str, stats: Statistics) -> Tensor:
         """Returns the importance of each weight of a tensor, in its shape."""
         return stats.tensors[name].abs() * stats.inputs[name].sqrt()
+
+
+@contextmanager
+def _collect(
+    model: nn.Module,
+    groups: Sequence[PruneGroup],
+    weights: Sequence[str],
+    stats: Statistics,
+    products: bool = False,
+) -> Iterator[None]:
+    """Fills in what the layers that read units or weights are called with."""
+    read = {part.tensor for group in groups for part in group.consumers}
+    layers = watched_layers(model, sorted(read | set(weights)))
+    sums = InputSums(layers, products)
+    with sums.watching():
+        yield
+    stats.inputs, stats.hessian = sums.means(stats.num_batches)
+
+
+COLLECTORS['inputs'] = _collect
+COLLECTORS['hessian'] = partial(_collect, products=True)

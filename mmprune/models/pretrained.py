@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..checkpoints.loading import weights_of
+from ..checkpoints.comparing import weights_of
 from ..checkpoints.reading import load_checkpoint_file
 
 

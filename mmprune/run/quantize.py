@@ -11,13 +11,14 @@ from mmengine.config import Config
 from torch import nn
 
 from ..atomic_file import save_json, write_whole
-from ..checkpoints.reading import load_checkpoint_file
+from ..checkpoints.huggingface import with_own_config
+from ..checkpoints.loading import load_checkpoint
 from ..checkpoints.writing import (
     name_imports,
     quantized_model_config,
 )
 from ..cost import cost_row, measure_latencies
-from ..family import build_family
+from ..family import build_family, use_checkpoint
 from ..models import loaded_model
 from ..pruners.verify import relative_difference, tensors_of
 from ..quantization import Choice, Scheme, choose_layers, packed_copy
@@ -65,7 +66,8 @@ def quantize(
     Raises:
         ValueError: If the checkpoint does not fit or is quantized already.
     """
-    loaded = load_checkpoint_file(checkpoint, trust=trust)
+    use_checkpoint(cfg, checkpoint)
+    loaded = load_checkpoint(checkpoint, trust)
     meta = loaded.get('meta') or {}
     if 'quantization' in meta:
         raise ValueError(
@@ -118,7 +120,7 @@ def quantized_config(cfg: Config, checkpoint: str) -> str:
     """
     cfg = copy.deepcopy(cfg)
     beside = '{{ fileDirname }}/' + checkpoint
-    model = cfg.model.to_dict()
+    model = with_own_config(cfg.model.to_dict())
     if model['type'] == 'mmprune.PrunedModel':
         model = {**model, 'plan': beside}
     cfg.model = quantized_model_config(model, beside)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..calibration import unit_changes
 from ..groups import PruneGroup
+from ..importance.kd_grad import unit_changes
 from ..statistics import Statistics
 
 
@@ -97,7 +97,7 @@ class UnitChanges:
         groups: The groups that are scored.
         optimizers: Those that train it.
         kind: ``abs_of_sum`` or ``sum_of_abs``, see
-            :func:`mmprune.calibration.unit_changes`.
+            :func:`mmprune.importance.kd_grad.unit_changes`.
         window: Number of steps that are remembered.
     """
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..atomic_file import save_checkpoint
-from ..checkpoints.comparing import checksum, difference
-from ..checkpoints.loading import weights_of
+from ..checkpoints.comparing import checksum, difference, weights_of
 from ..checkpoints.reading import load_checkpoint_file
 
 

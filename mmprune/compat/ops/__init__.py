@@ -8,7 +8,23 @@ more op, write the function and add its name here.
 from collections.abc import Callable
 from types import ModuleType
 
-from . import boxes, deform_attn, deform_conv, focal_loss, points, roi, rotated
+from . import (
+    boxes,
+    carafe,
+    deform_attn,
+    deform_conv,
+    focal_loss,
+    masked_conv,
+    point_sets,
+    points,
+    polygons,
+    psa_mask,
+    roi,
+    rotated,
+    sampled_roi,
+    scored_neighbours,
+    voxels,
+)
 
 TABLE: dict[str, Callable] = {
     'nms': boxes.nms,
@@ -34,6 +50,38 @@ TABLE: dict[str, Callable] = {
     'points_in_boxes_part_forward': points.part_forward,
     'points_in_boxes_all_forward': points.all_forward,
     'points_in_boxes_cpu_forward': points.cpu_forward,
+    'carafe_forward': carafe.forward,
+    'carafe_backward': carafe.backward,
+    'carafe_naive_forward': carafe.naive_forward,
+    'carafe_naive_backward': carafe.naive_backward,
+    'masked_im2col_forward': masked_conv.im2col_forward,
+    'masked_col2im_forward': masked_conv.col2im_forward,
+    'deform_roi_pool_forward': sampled_roi.deform_forward,
+    'deform_roi_pool_backward': sampled_roi.deform_backward,
+    'roi_align_rotated_forward': sampled_roi.rotated_forward,
+    'roi_align_rotated_backward': sampled_roi.rotated_backward,
+    'psamask_forward': psa_mask.forward,
+    'psamask_backward': psa_mask.backward,
+    'points_in_polygons_forward': polygons.points_forward,
+    'dynamic_voxelize_forward': voxels.dynamic_forward,
+    'hard_voxelize_forward': voxels.hard_forward,
+    'dynamic_point_to_voxel_forward': voxels.scatter_forward,
+    'dynamic_point_to_voxel_backward': voxels.scatter_backward,
+    'furthest_point_sampling_forward': point_sets.furthest_forward,
+    'furthest_point_sampling_with_dist_forward': (
+        point_sets.furthest_with_dist_forward
+    ),
+    'ball_query_forward': point_sets.ball_query_forward,
+    'knn_forward': point_sets.knn_forward,
+    'three_nn_forward': point_sets.three_nn_forward,
+    'gather_points_forward': point_sets.gather_forward,
+    'gather_points_backward': point_sets.gather_backward,
+    'group_points_forward': point_sets.group_forward,
+    'group_points_backward': point_sets.group_backward,
+    'three_interpolate_forward': point_sets.interpolate_forward,
+    'three_interpolate_backward': point_sets.interpolate_backward,
+    'assign_score_withk_forward': scored_neighbours.forward,
+    'assign_score_withk_backward': scored_neighbours.backward,
     # Asked for by mmcv's and mmdet's environment reports.
     'get_compiler_version': lambda: 'n/a (ops served by mmprune)',
     'get_compiling_cuda_version': lambda: 'n/a (ops served by mmprune)',

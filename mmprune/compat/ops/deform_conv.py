@@ -14,6 +14,9 @@ from torchvision.ops import deform_conv2d
 from .gradients import write_gradients
 from .precision import exact_dtype
 
+# Pixels; outside of any map, and a number in half precision too.
+_FAR = 3e4
+
 
 def forward(
     input: Tensor,
@@ -149,6 +152,12 @@ def _run(
     mask: Tensor | None = None,
 ) -> Tensor:
     exact = exact_dtype(input)
+    # Of what is no number mmcv's kernels read nothing; torchvision's, on the
+    # CPU, read any memory.
+    offset = torch.nan_to_num(offset, _FAR, _FAR, -_FAR)
+    offset = _as_read(offset, settings, input, weight)
+    if mask is not None:
+        mask = _as_read(mask, settings, input, weight)
     return deform_conv2d(
         input.to(exact),
         offset.to(exact),
@@ -159,6 +168,32 @@ def _run(
         dilation=_pair(settings, 'dilation', 'dilation'),
         mask=None if mask is None else mask.to(exact),
     )
+
+
+def _as_read(
+    values: Tensor, settings: dict, input: Tensor, weight: Tensor
+) -> Tensor:
+    """Returns offsets or masks as mmcv's kernels read them.
+
+    These do not ask for the shape: of a larger map, as DyHead gives it, they
+    read the first values of each picture as if it were as large as the
+    output. Published weights were trained so.
+    """
+    sizes = [
+        (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for length, pad, dilation, kernel, stride in zip(
+            input.shape[2:],
+            _pair(settings, 'pad', 'pad'),
+            _pair(settings, 'dilation', 'dilation'),
+            weight.shape[2:],
+            _pair(settings, 'stride', 'd'),
+            strict=True,
+        )
+    ]
+    if list(values.shape[2:]) == sizes:
+        return values
+    read = values.shape[1] * sizes[0] * sizes[1]
+    return values.flatten(1)[:, :read].unflatten(1, (-1, *sizes))
 
 
 def _pair(settings: dict, v2: str, v1: str) -> tuple[int, int]:

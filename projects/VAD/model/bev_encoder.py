@@ -176,6 +176,10 @@ class BEVEncoder(BaseModule):
         layer: Keywords of :class:`BEVEncoderLayer`.
     """
 
+    # What cross-attention is told of a projection; an export sets another
+    # form on its copy.
+    visible_cells = staticmethod(VisibleCells.from_projection)
+
     def __init__(
         self,
         num_layers: int,
@@ -228,7 +232,7 @@ class BEVEncoder(BaseModule):
                 released weights were trained.
             prev_bev: ``[B, HW, C]``, already rotated.
         """
-        visible = VisibleCells.from_projection(*projection)
+        visible = self.visible_cells(*projection)
         centres = cell_centres(*bev_shape, query.device)
         reference = centres + shift.unsqueeze(1)
         history = None

@@ -27,6 +27,9 @@ class DeformableAttention(nn.Module):
         frames: Number of frames that a query reads.
     """
 
+    # How maps are read; an export sets another form on its copy.
+    sample = staticmethod(sample_levels)
+
     def __init__(
         self,
         embed_dims: int,
@@ -142,7 +145,7 @@ class _BEVAttention(DeformableAttention):
         places = reference.float()[:, :, None, None, None, None] + offsets
         # Each BEV of a sample is a map of its own.
         maps = torch.arange(split[0] * split[1], device=query.device)
-        read = sample_levels(
+        read = self.sample(
             self.split_heads(value.flatten(0, 1)),
             shapes,
             places.movedim(3, 1).flatten(0, 2),
@@ -193,7 +196,7 @@ class MSDeformableAttention3D(DeformableAttention):
         # [R, heads, levels, points / heights, heights, 2]
         places = offsets.unflatten(3, (-1, reference.shape[1]))
         places = places + reference[:, None, None, None]
-        return sample_levels(
+        return self.sample(
             self.split_heads(value),
             shapes,
             places.flatten(3, 4),

@@ -73,7 +73,7 @@ def _sample_rows(
     with their weighted sum; ``grid_sample`` writes every sample to memory.
     """
     heads, head_width = value.shape[2:]
-    rows, row_weights = _corners(shapes, heads, locations, weights, batch)
+    rows, row_weights = corners(shapes, heads, locations, weights, batch)
     out = F.embedding_bag(
         rows.flatten(0, 1),
         value.reshape(-1, head_width),
@@ -83,7 +83,7 @@ def _sample_rows(
     return out.view(len(locations), heads * head_width)
 
 
-def _corners(
+def corners(
     shapes: Shapes,
     num_heads: int,
     locations: Tensor,

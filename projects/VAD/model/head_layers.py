@@ -47,12 +47,20 @@ class Lanes(NamedTuple):
     Attributes:
         feature: ``[B, lanes, C]``.
         position: ``[B, lanes, 2]``, fractions of the region, no gradient.
-        found: ``[B, lanes]``, whether the best class is probable enough.
+        score: ``[B, lanes]``, probability of the best class, no gradient.
     """
 
     feature: Tensor
     position: Tensor
-    found: Tensor
+    score: Tensor
+
+    def taken(self, index: Tensor) -> 'Lanes':
+        """Returns the lanes of an index ``[B, n]``."""
+        feature, position = (
+            x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            for x in self[:2]
+        )
+        return Lanes(feature, position, self.score.gather(1, index))
 
 
 def hidden_layer(

@@ -196,6 +196,12 @@ class VADHead(PerceptionHead):
             region; ``ego_fut_preds`` ``[B, commands, steps, 2]`` m.
         """
         bev = self.encode(features, geometry, prev_bev)
+        return self.read(bev, ego_status)
+
+    def read(
+        self, bev: Tensor, ego_status: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the raw outputs for BEV features ``[B, HW, C]``."""
         detected, agents = self.detect_objects(bev)
         mapped, polylines = self.detect_lines(bev)
         lanes = self._lanes(polylines)
@@ -221,12 +227,18 @@ class VADHead(PerceptionHead):
         query, points, scores = polylines
         nearest = points.norm(dim=-1).argmin(-1)[..., None, None]
         position = points.gather(2, nearest.expand(-1, -1, 1, 2)).squeeze(2)
-        probability = scores.detach().float().sigmoid().amax(-1)
         return Lanes(
             self.lane_encoder(query),
             position,
-            probability > self.map_threshold,
+            scores.detach().float().sigmoid().amax(-1),
         )
+
+    def choose_lanes(self, lanes: Lanes) -> Lanes:
+        """Returns those that motion reads, as many as any sample found."""
+        found = lanes.score > self.map_threshold
+        most = int(found.sum(1).max())
+        order = found.byte().argsort(dim=1, descending=True, stable=True)
+        return lanes.taken(order[:, :most])
 
     def _motion(self, agents: Agents, lanes: Lanes) -> Tensor:
         """Returns ``[B, agents, modes, 2 * C]``."""
@@ -253,14 +265,8 @@ class VADHead(PerceptionHead):
             lanes: What can be read.
         """
         size, num_agents = query.shape[:2]
-        most = int(lanes.found.sum(1).max())
-        order = lanes.found.byte().argsort(dim=1, descending=True, stable=True)
-        order = order[:, :most, None]
-        feature = lanes.feature.gather(
-            1, order.expand(-1, -1, lanes.feature.shape[-1])
-        )
-        found = lanes.found.gather(1, order.squeeze(2))
-        where = lanes.position.gather(1, order.expand(-1, -1, 2))
+        feature, where, score = self.choose_lanes(lanes)
+        found = score > self.map_threshold
         # [B, agents, lanes, 2]
         offset = where.unsqueeze(1) - position.unsqueeze(2)
         far = offset.norm(dim=-1) > self.lane_distance
@@ -268,7 +274,8 @@ class VADHead(PerceptionHead):
         # One empty lane is always read, so that no softmax is empty.
         feature = nn.functional.pad(feature, (0, 0, 0, 1))
         offset = nn.functional.pad(offset, (0, 0, 0, 1), value=1.0)
-        hidden = nn.functional.pad(hidden, (0, 1), value=False)
+        seen = hidden.new_zeros(*hidden.shape[:2], 1)
+        hidden = torch.cat((hidden, seen), -1)
         key = feature.unsqueeze(1).expand(-1, num_agents, -1, -1)
         here = self.pos_mlp(offset.new_zeros(1, 1, 2))
         out = self.motion_map_decoder(

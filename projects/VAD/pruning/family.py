@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from mmprune.groups import PruneGroup
 from mmprune.registry import TASK_UTILS
+from mmprune.tensor_path import TensorPath
 from projects.VAD.data.config_datasets import set_info_file
+from projects.VAD.export.options import VADExportOptions
 
 from .groups import DENSE_REASONS, vad_groups
 from .samples import (
@@ -50,6 +52,8 @@ class VADPruning:
             training data; ``use_annotations`` sets it.
     """
 
+    EXPORT_OPTIONS = VADExportOptions
+
     def __init__(
         self,
         cfg: Config,
@@ -79,6 +83,21 @@ class VADPruning:
         set_info_file(cfg, ann_file)
         if cfg.get('pruning') is not None:
             cfg.pruning['calibration_file'] = str(Path(ann_file).resolve())
+
+    def tensor_path(
+        self, model: nn.Module, asked: VADExportOptions | None = None
+    ) -> TensorPath:
+        """Returns the image part and the head without and with a BEV."""
+        from projects.VAD.export.tensor_path import vad_path
+
+        return vad_path(self, model, asked)
+
+    @staticmethod
+    def onnx_model(folder: Path) -> nn.Module:
+        """Returns exported files as a model that a test loop runs."""
+        from projects.VAD.export.onnx_model import open_exported
+
+        return open_exported(folder)
 
     @property
     def source(self) -> str:

@@ -211,8 +211,8 @@ def checkpoint_of(folder: Path) -> Path:
 
 def save_folder_of(task: Config, checkpoint: Path, folder: Path) -> None:
     """Writes a pruned model as a folder that transformers can read."""
+    from mmprune.checkpoints.classifier_folder import save_folder
     from mmprune.models import load_model
-    from mmprune.models.huggingface_folder import save_folder
 
     tokenizer = training.evaluated_data(task).tokenizer
     save_folder(load_model(task, checkpoint), folder, tokenizer)

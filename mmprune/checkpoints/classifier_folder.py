@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..atomic_file import write_whole
+from .huggingface import WEIGHTS, save_tensors
 
 
 def save_folder(
@@ -24,8 +25,6 @@ def save_folder(
         folder: Where.
         tokenizer: That of its data set.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -35,11 +34,7 @@ def save_folder(
     write_whole(
         folder / 'config.json', json.dumps(config, indent=1).encode() + b'\n'
     )
-    weights = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    write_whole(folder / 'model.safetensors', save(weights, dict(format='pt')))
+    save_tensors(model.state_dict(), folder / WEIGHTS)
     if tokenizer is not None:
         write_whole(folder / 'tokenizer.json', tokenizer.to_str().encode())
     plan = getattr(model, 'pruning_plan', None)

@@ -1,0 +1,355 @@
+"""Whether a detector of OpenMMLab is pruned from its stock config, for all.
+
+One config of each folder of mmdet's wheel that holds a detector or segmenter
+(of trackers their detector) goes through what `tools/prune_and_retrain.py`
+does: build, prune, compare masked with pruned, write, reload by a stock
+Runner, train one step, export. Every stage is a process of its own. Beside
+it Torch-Pruning alone prunes the same weights.
+
+    python benchmarks/zoo.py [--family retinanet fcos] [--config PATH]
+
+A family that was done before is not done again (`--again`: those that
+failed). Writes docs/zoo.md; exits with 1 if one that was asked for fails.
+"""
+
+import argparse
+import json
+import multiprocessing
+import re
+import resource
+import shutil
+import signal
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
+
+import mmprune  # noqa: E402, F401
+from mmprune.atomic_file import save_json, write_whole  # noqa: E402
+from mmprune.run.report import markdown_table  # noqa: E402
+
+# Folders without a detector or segmenter of their own.
+NOT_DETECTORS = ('_base_', 'common', 'dsdl', 'reid', 'classification')
+# The smaller models of a family, in order of preference.
+SMALL = ('r18', 'tiny', '-t-', '-t_', 'mobilenet', 'r50', 'w18', 's50')
+# mmdet3d: one of each family that needs no sparse convolutions.
+FAMILIES_3D = (
+    'fcos3d pgd smoke imvoxelnet pointpillars ssn votenet 3dssd pointnet2 '
+    'point_rcnn paconv dgcnn centerpoint mvxnet free_anchor groupfree3d '
+    'h3dnet regnet monoflex nuimages'
+)
+STAGES = ('build', 'prune', 'reload', 'train', 'export', 'torch_pruning')
+# Without these a family is no success; the last is the peer's.
+OURS = ('build', 'prune', 'reload', 'train')
+LEAST = 0.25  # of the prunable parameters that 30% of the units must hold
+
+
+def main() -> int:
+    """Runs the matrix; returns how many families failed, at most 1."""
+    args = read_arguments()
+    folder = ROOT / 'work_dirs' / 'zoo' / f'{args.package}-{args.ratio:g}'
+    wanted = dict(families(args))
+    # Importing mmdet takes ten seconds: stages are forked from this process,
+    # which has done it and nothing else.
+    warnings.simplefilter('ignore')
+    import zoo_stages  # noqa: F401
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = list(
+            pool.map(
+                lambda item: run_family(folder, *item, args),
+                wanted.items(),
+            )
+        )
+    if not args.config:
+        page = render(folder, args)
+        write_whole(ROOT / 'docs' / page_name(args), page.encode())
+    return int(not all(map(success, done)))
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--family', nargs='+', metavar='NAME')
+    parser.add_argument('--config', type=Path, metavar='PATH')
+    parser.add_argument('--jobs', type=int, default=1)
+    parser.add_argument(
+        '--package', choices=('mmdet', 'mmdet3d'), default='mmdet'
+    )
+    parser.add_argument('--ratio', type=float, default=0.3)
+    parser.add_argument(
+        '--limit', type=int, default=180, help='CPU seconds for a family'
+    )
+    parser.add_argument(
+        '--again', action='store_true', help='repeat those that failed'
+    )
+    parser.add_argument(
+        '--fresh', action='store_true', help='repeat all that are asked for'
+    )
+    return parser.parse_args()
+
+
+def page_name(args: argparse.Namespace) -> str:
+    name = 'zoo' if args.package == 'mmdet' else 'zoo_mmdet3d'
+    return f'{name}.md' if args.ratio == 0.3 else f'{name}_{args.ratio:g}.md'
+
+
+def configs_of(package: str) -> Path:
+    return Path(distribution(package).locate_file(package), '.mim', 'configs')
+
+
+def families(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """Yields names and configs of what was asked for."""
+    if args.config:
+        yield args.config.stem, args.config.resolve()
+        return
+    configs, names = configs_of(args.package), family_names(args.package)
+    unknown = set(args.family or ()) - set(names)
+    if unknown:
+        raise SystemExit(f'no family {sorted(unknown)}; there are {names}')
+    for name in args.family or names:
+        found = [
+            path
+            for path in sorted((configs / name).rglob('*.py'))
+            if not {'metafile', '__pycache__'} & {path.stem, path.parent.name}
+        ]
+        if found:
+            yield name, min(found, key=size_of)
+
+
+def family_names(package: str) -> list[str]:
+    """Returns the folders of a wheel that hold what is asked about."""
+    folders = sorted(p for p in configs_of(package).iterdir() if p.is_dir())
+    names = [p.name for p in folders if p.name not in NOT_DETECTORS]
+    if package == 'mmdet3d':
+        names = [name for name in names if name in FAMILIES_3D.split()]
+    return names
+
+
+def size_of(path: Path) -> tuple:
+    """What sorts the configs of a folder: small models, plain names."""
+    name = f'_{path.stem}_'
+    folder = re.sub('[_-]', '', path.parent.name)
+    other = folder not in re.sub('[_-]', '', name)
+    size = next((i for i, s in enumerate(SMALL) if s in name), len(SMALL))
+    # Cropped to 1024 pixels in training, or of three stages: slow.
+    slow = '-lsj-' in name or '_htc' in name
+    return '_base' in name, other, slow, size, len(name), name
+
+
+def run_family(
+    folder: Path,
+    name: str,
+    config: Path,
+    args: argparse.Namespace,
+) -> dict:
+    """Runs the stages of a family that are not done; returns its state."""
+    state_file, work = folder / f'{name}.json', folder / name
+    state = dict(family=name, config=str(config), stages={}, seconds={})
+    if state_file.exists() and not args.fresh:
+        known = json.loads(state_file.read_text())
+        if known['config'] == str(config):
+            state = known
+    if state.get('finished') and (success(state) or not args.again):
+        return state
+    if state.get('finished'):
+        state = dict(state, stages={}, seconds={}, finished=False)
+    work.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        if stage in state['stages']:
+            continue
+        before = STAGES[: STAGES.index(stage)]
+        needed = [s for s in OURS if s in before]
+        if stage == 'torch_pruning':
+            needed = ['build']
+        if any(state['stages'].get(s) != 'ok' for s in needed):
+            state['stages'][stage] = '-'
+            continue
+        spent = 0.0 if stage == 'torch_pruning' else own_seconds(state)
+        limit = args.limit - spent
+        result = run_stage(stage, work, config, args.ratio, limit)
+        state['stages'][stage] = result.pop('verdict')
+        state['seconds'][stage] = result.pop('seconds')
+        state.update(result)
+        save_json(state, state_file)
+        print(f'{name}: {stage}: {state["stages"][stage]}', flush=True)
+    state['finished'] = True
+    save_json(state, state_file)
+    shutil.rmtree(work, ignore_errors=True)
+    return state
+
+
+def run_stage(
+    stage: str,
+    work: Path,
+    config: Path,
+    ratio: float,
+    limit: float,
+) -> dict:
+    """Runs a stage in a process of its own; returns what it says."""
+    answer = work / f'{stage}.json'
+    answer.unlink(missing_ok=True)
+    process = multiprocessing.get_context('fork').Process(
+        target=in_process,
+        args=(stage, work, config, ratio, max(1, int(limit)), answer),
+    )
+    process.start()
+    process.join()
+    if answer.exists():
+        return json.loads(answer.read_text())
+    code = -(process.exitcode or 0)
+    if code == signal.SIGXCPU:
+        return dict(
+            verdict=f'takes more than {limit:.0f} CPU seconds', seconds=limit
+        )
+    name = signal.Signals(code).name if code > 0 else process.exitcode
+    return dict(verdict=f'the process ended with {name}', seconds=0.0)
+
+
+def in_process(
+    stage: str,
+    work: Path,
+    config: Path,
+    ratio: float,
+    limit: int,
+    answer: Path,
+) -> None:
+    """What the process of a stage does."""
+    import zoo_stages
+
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+    log = (work / f'{stage}.log').open('w')
+    sys.stdout = sys.stderr = log
+    try:
+        found = getattr(zoo_stages, stage)(work, config, ratio) or {}
+        found['verdict'] = found.get('verdict', 'ok')
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        text = ' '.join(str(error).split())[:300]
+        found = dict(verdict=f'{type(error).__name__}: {text}')
+    log.flush()
+    save_json(dict(found, seconds=round(time.process_time(), 1)), answer)
+
+
+def success(state: dict) -> bool:
+    """Whether all of our stages went through.
+
+    The export only has to where the dense model exports.
+    """
+    stages = state['stages']
+    exports = stages.get('export', '-')
+    return all(stages.get(stage) == 'ok' for stage in OURS) and (
+        exports == 'ok' or exports.startswith('-')
+    )
+
+
+def render(folder: Path, args: argparse.Namespace) -> str:
+    """Returns the page about all families that were run."""
+    states = [
+        json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))
+    ]
+    states = [s for s in states if s.get('finished')]
+    names_run = {s['family'] for s in states}
+    missing = [n for n in family_names(args.package) if n not in names_run]
+    ours = sum(map(success, states))
+    peer = sum(s['stages'].get('torch_pruning') == 'ok' for s in states)
+    spent = [own_seconds(s) for s in states if success(s)] or [0.0]
+    head = ('family', 'config', 'params M', 'MACs G', 'CPU s')
+    names = ('build', 'prune', 'reload', 'train', 'export', 'Torch-Pruning')
+    rows = [row(state) for state in states]
+    failed = [
+        f'- **{s["family"]}**, {stage}: {verdict}'
+        for s in states
+        for stage, verdict in s['stages'].items()
+        if verdict not in ('ok', '-') and stage != 'torch_pruning'
+    ]
+    failed.sort(key=lambda line: ', export: - (' in line)
+    return '\n'.join(
+        [
+            f'# The zoo of {args.package}, pruned from stock configs',
+            '',
+            f'Made by `python benchmarks/zoo.py{options(args)}` with '
+            f'{args.package} {version(args.package)}, torch '
+            f'{version("torch")}, torch-pruning {version("torch-pruning")}.',
+            '',
+            f'**{ours} of {len(states)}** families pass every stage (of '
+            f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
+            f'not run); Torch-Pruning alone prunes {peer} so that they still '
+            'run, and none of its models goes back into a config. Median '
+            f'{statistics.median(spent):.0f} CPU seconds a family.',
+            '',
+            f'Each stage is a process of its own. *build*: from the config, '
+            'with random weights and calibrated batch norms; *prune*: '
+            f'{args.ratio:.0%} of the units by the front door, of the '
+            f'prunable parameters at least {least(args.ratio):.0%} gone, '
+            'masked equals pruned to 1e-4, written; *reload*: by a stock '
+            'Runner from the checkpoint, outputs bit-identical; *train*: one '
+            "step of the detector's own loss moves every parameter that has "
+            'a gradient in the dense model; *export*: ONNX, where the dense '
+            'model exports (empty: it does not, or was not tried). Small '
+            'pictures. Torch-Pruning: its dependency graph and magnitude '
+            'pruner as in its README, the layers that write outputs left '
+            'out; ok if the model still predicts.',
+            '',
+            markdown_table([*head, *names], rows),
+            '',
+            '## What fails, and why',
+            '',
+            *(failed or ['Nothing.']),
+            '',
+            '## Not run',
+            '',
+            ', '.join(missing) or 'None.',
+            '',
+        ]
+    )
+
+
+def options(args: argparse.Namespace) -> str:
+    asked = '' if args.package == 'mmdet' else f' --package {args.package}'
+    return asked if args.ratio == 0.3 else f'{asked} --ratio {args.ratio:g}'
+
+
+def least(ratio: float) -> float:
+    """The fraction of the prunable parameters that has to go."""
+    return LEAST * ratio / 0.3
+
+
+def own_seconds(state: dict) -> float:
+    return sum(v for k, v in state['seconds'].items() if k != 'torch_pruning')
+
+
+def row(state: dict) -> list[str]:
+    def change(key: str, scale: float) -> str:
+        if key not in state:
+            return ''
+        before, after = state[key]
+        return f'{before * scale:.1f} → {after * scale:.1f}'
+
+    def mark(verdict: str) -> str:
+        if verdict == 'ok':
+            return verdict
+        return '' if verdict.startswith('-') else 'fails'
+
+    marks = [mark(state['stages'].get(stage, '-')) for stage in STAGES]
+    config = re.sub(r'.*/configs/[^/]+/', '', state['config'])
+    return [
+        state['family'],
+        f'`{config}`',
+        change('params', 1e-6),
+        change('macs', 1e-9),
+        f'{own_seconds(state):.0f}',
+        *marks,
+    ]
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""The stages that `zoo.py` takes a detector through, a process for each.
+
+Every stage gets the folder of the family, in which it finds what the stages
+before it left, the stock config and the fraction to remove.
+"""
+
+import copy
+from pathlib import Path
+
+import mmdet.models  # noqa: F401
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, load_checkpoint, save_checkpoint
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmprune.checkpoints.loading import load_model
+from mmprune.discovery.labels import tensors_in
+from mmprune.families.detector import drawn
+from mmprune.family import build_family
+from mmprune.registry import MODELS
+from mmprune.run import export as run_export
+from mmprune.run import folder as run_folder
+from mmprune.run import workflow
+from mmprune.run.options import PruningOptions
+
+torch.set_num_threads(1)
+
+# Sides of the pictures; some models need more than the smallest.
+SIDES = (128, 256, 512)
+
+
+def build(work: Path, config: Path, ratio: float) -> dict:
+    """Builds the detector and writes its config and lively weights."""
+    cfg = Config.fromfile(str(config))
+    init_default_scope(cfg.default_scope)
+    while 'detector' in cfg.model:  # of a tracker, or of a teacher
+        cfg.model = cfg.model.detector
+    without_downloads(cfg.model, Path(mmdet.__file__).parent / '.mim')
+    if cfg.default_scope == 'mmdet':
+        cfg.model.setdefault('data_preprocessor', PICTURES)
+    few_proposals(cfg.model)
+    pipeline = cfg.test_dataloader.dataset.get('pipeline')
+    if pipeline and not any('scale' in step for step in pipeline):
+        # A camera of mmdet3d: as large as its data, which is not here.
+        pipeline.insert(0, dict(type='Resize3D', scale=(0, 0)))
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    model.init_weights()
+    for side in SIDES:
+        small_pictures(cfg._cfg_dict, side)
+        cfg.dump(str(work / 'config.py'))
+        try:
+            enliven(model, drawn(cfg, side, side))
+            build_family(cfg).single_frame(model)
+        except (RuntimeError, ValueError, IndexError) as error:
+            fault = error
+            continue
+        weights = dict(state_dict=model.state_dict())
+        save_checkpoint(weights, str(work / 'dense.pth'))
+        return {}
+    raise fault
+
+
+PICTURES = dict(
+    type='DetDataPreprocessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_size_divisor=32,
+)
+
+
+def without_downloads(node: object, wheel: Path) -> None:
+    """Leaves out pretrained weights, and finds teachers in the wheel."""
+    if isinstance(node, dict):
+        for key in ('init_cfg', 'teacher_ckpt', 'pretrained'):
+            if str(node.get(key)).find('://') >= 0:
+                node[key] = None
+        if str(node.get('teacher_config', '')).startswith('configs/'):
+            node['teacher_config'] = str(wheel / node['teacher_config'])
+    if isinstance(node, dict | list | tuple):
+        for part in node.values() if isinstance(node, dict) else node:
+            without_downloads(part, wheel)
+
+
+def few_proposals(model: dict) -> None:
+    """Lets a first stage propose 50 regions, and scores of any size pass."""
+    for cfg in (model.get('train_cfg'), model.get('test_cfg')):
+        for key, part in (cfg or {}).items():
+            if key in ('rpn', 'rpn_proposal') and 'max_per_img' in part:
+                part.max_per_img = 50
+            if isinstance(part, dict) and 'score_thr' in part:
+                part.score_thr = 0.0
+        if cfg and 'score_thr' in cfg:
+            cfg.score_thr = 0.0
+
+
+def small_pictures(node: object, side: int) -> None:
+    """Sets the size of pictures in all pipelines."""
+    if isinstance(node, dict):
+        for key in ('scale', 'img_scale'):
+            if isinstance(node.get(key), tuple | list):
+                node[key] = (side, side)
+    if isinstance(node, dict | list | tuple):
+        for part in node.values() if isinstance(node, dict) else node:
+            small_pictures(part, side)
+
+
+def enliven(model: nn.Module, batch: dict) -> None:
+    """Gives constant weights values, and batch norms their statistics."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.numel() > 1 and not parameter.std() > 0:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += 0.1 * noise
+    model.eval()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+        norm.train()
+    batch = twice(batch)
+    if isinstance(batch['inputs'], list):
+        batch['inputs'][1] = batch['inputs'][1].flip(-1)
+    with torch.no_grad():
+        data = model.data_preprocessor(batch, False)
+        model(**data, mode='predict')
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        if not norm.num_batches_tracked:  # a branch of training alone
+            norm.reset_running_stats()
+        norm.eval()
+
+
+def twice(node: object) -> object:
+    """A batch of two of the sample that a batch holds."""
+    if isinstance(node, dict):
+        return {key: twice(part) for key, part in node.items()}
+    return [*node, *copy.deepcopy(node)]
+
+
+def prune(work: Path, config: Path, ratio: float) -> dict:
+    """Prunes as the command does, and keeps what the model predicts."""
+    cfg = Config.fromfile(work / 'config.py')
+    options = PruningOptions(
+        sparsity=ratio, mode='structured', latency_runs=0, prune_frozen=True
+    )
+    model, meta = workflow.load_dense(cfg, work / 'dense.pth', options)
+    result = workflow.prune(cfg, model, options)
+    small, report = result.models['structured'], result.report
+    run_folder.write(result.models, result.plans, report, cfg, meta, work)
+    dense, after = (report['models'][n] for n in ('dense', 'structured'))
+    found = dict(
+        params=[dense['params'], after['params']],
+        macs=[dense['macs'], after['macs']],
+        difference=after['masked_difference'],
+    )
+    outputs = predictions(cfg, small)
+    torch.save(outputs, work / 'outputs.pt')
+    before = predictions(cfg, model)
+    if all(map(alike, before, outputs)):
+        return dict(found, verdict='no output depends on what was removed')
+    prunable = [t for t in report['tensors'] if t['left'] < t['params']]
+    lost = 1 - sum(t['left'] for t in prunable) / sum(
+        t['params'] for t in prunable
+    )
+    if lost < 0.25 * ratio / 0.3:
+        return dict(found, verdict=f'only {lost:.1%} of the parameters go')
+    return found
+
+
+def predictions(cfg: Config, model: nn.Module) -> list[Tensor]:
+    model.eval()
+    with torch.no_grad():
+        return list(tensors_in(build_family(cfg).forward(model)))
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def reload(work: Path, config: Path, ratio: float) -> dict | None:
+    """Lets a stock Runner build and load the pruned model."""
+    (path,) = work.glob('*_structured_pruned.py')
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work / 'runner')
+    runner = Runner.from_cfg(cfg)
+    load_checkpoint(runner.model, cfg.load_from, strict=True)
+    dense_cfg = Config.fromfile(work / 'config.py')
+    found = predictions(dense_cfg, runner.model)
+    before = torch.load(work / 'outputs.pt')
+    if len(found) != len(before) or not all(map(alike, before, found)):
+        return dict(verdict='the reloaded model predicts something else')
+    return None
+
+
+def train(work: Path, config: Path, ratio: float) -> dict | None:
+    """Takes a step of the detector's own loss, dense and pruned."""
+    cfg = Config.fromfile(work / 'config.py')
+    (pruned,) = work.glob('*_structured_pruned.pth')
+    reached = {}
+    for path in (work / 'dense.pth', pruned):
+        model = load_model(cfg, path)
+        model.train()
+        before = {n: p.clone() for n, p in model.named_parameters()}
+        family = build_family(cfg)
+        torch.manual_seed(0)
+        # Adam moves whatever has a gradient, however small.
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        family.loss(model, family.small_batch(model)).backward()
+        optimizer.step()
+        reached[path] = {
+            name
+            for name, p in model.named_parameters()
+            if p.grad is not None and not torch.equal(p, before[name])
+        }
+    lost = sorted(reached[work / 'dense.pth'] - reached[pruned])
+    if lost:
+        return dict(
+            verdict=f'{len(lost)} parameters do not move, as {lost[0]}'
+        )
+    return None
+
+
+def export(work: Path, config: Path, ratio: float) -> dict:
+    """Exports the pruned detector, if the dense one exports."""
+    cfg = Config.fromfile(work / 'config.py')
+    (pruned,) = work.glob('*_structured_pruned.pth')
+    quiet = dict(latency_runs=0, log=lambda _: None)
+    dense = load_model(cfg, work / 'dense.pth')
+    try:
+        run_export.export(cfg, dense, work / 'onnx_dense', **quiet)
+    except ValueError as error:
+        return dict(verdict=f'- (the dense one: {error})')
+    small = load_model(cfg, pruned)
+    found = run_export.export(cfg, small, work / 'onnx', **quiet)
+    differences = found['parts']['model']['differences']
+    return dict(onnx_difference=max(differences.values()))
+
+
+def torch_pruning(work: Path, config: Path, ratio: float) -> dict | None:
+    """Torch-Pruning by itself, as its README says."""
+    import torch_pruning as tp
+
+    cfg = Config.fromfile(work / 'config.py')
+    model = load_model(cfg, work / 'dense.pth')
+    model.eval()
+    family = build_family(cfg)
+    batch = family.small_batch(model)
+    data = model.data_preprocessor(batch, False)
+    before = sum(p.numel() for p in model.parameters())
+
+    def forward(model: nn.Module, inputs: dict) -> list[Tensor]:
+        found = tensors_in(model(**inputs, mode='tensor'))
+        return [t for t in found if t.requires_grad]
+
+    pruner = tp.pruner.MagnitudePruner(
+        model,
+        data,
+        forward_fn=forward,
+        importance=tp.importance.MagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        ignored_layers=writers_of(model, forward(model, data)),
+    )
+    pruner.step()
+    model.zero_grad()
+    with torch.no_grad():
+        family.forward(model)
+    after = sum(p.numel() for p in model.parameters())
+    found = dict(peer_params=[before, after])
+    if after > 0.9 * before:
+        found['verdict'] = (
+            f'only {1 - after / before:.1%} of the parameters go'
+        )
+    return found
+
+
+def writers_of(model: nn.Module, outputs: list[Tensor]) -> list[nn.Module]:
+    """Returns the layers that write outputs, by the graph of autograd."""
+    matrices, seen = set(), set()
+    nodes = [t.grad_fn for t in outputs]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        parents = [parent for parent, _ in node.next_functions]
+        weights = [getattr(p, 'variable', None) for p in parents]
+        found = {id(w) for w in weights if w is not None and w.ndim > 1}
+        # A product ends the way to what writes the output.
+        matrices |= found
+        nodes += [] if found else parents
+    return [
+        module
+        for module in model.modules()
+        if id(getattr(module, 'weight', None)) in matrices
+    ]
