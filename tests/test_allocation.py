@@ -6,7 +6,6 @@ import torch
 from mmprune.allocation import (
     allocate,
     lowest,
-    lowest_of_group,
     lowest_overall,
     lowest_per_row,
     meet_budget,
@@ -15,6 +14,7 @@ from mmprune.allocation import (
     removal_order,
     round_half_up,
 )
+from mmprune.patterns import lowest_of_group
 
 SCORES = {
     'a': torch.tensor([5.0, 1.0, 4.0, 3.0]),
