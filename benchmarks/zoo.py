@@ -15,6 +15,7 @@ failed). Writes docs/zoo.md; exits with 1 if one that was asked for fails.
 import argparse
 import json
 import multiprocessing
+import os
 import re
 import resource
 import shutil
@@ -225,7 +226,9 @@ def in_process(
 
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
     log = (work / f'{stage}.log').open('w')
-    sys.stdout = sys.stderr = log
+    for stream in (sys.stdout, sys.stderr):  # what is written in C++ as well
+        stream.flush()
+        os.dup2(log.fileno(), stream.fileno())
     try:
         found = getattr(zoo_stages, stage)(work, config, ratio) or {}
         found['verdict'] = found.get('verdict', 'ok')
@@ -235,7 +238,6 @@ def in_process(
         traceback.print_exc()
         text = ' '.join(str(error).split())[:300]
         found = dict(verdict=f'{type(error).__name__}: {text}')
-    log.flush()
     save_json(dict(found, seconds=round(time.process_time(), 1)), answer)
 
 

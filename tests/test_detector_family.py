@@ -191,3 +191,25 @@ def test_a_scene_holds_what_a_detector_of_mmdet3d_reads():
     assert batch['inputs']['img'][0].shape == (3, 64, 96)
     assert sample.gt_instances_3d.bboxes_3d.tensor.shape == (3, 9)
     assert (sample.gt_instances_3d.depths > 0).all()
+
+
+def test_a_loss_is_that_of_training_while_norms_keep_their_statistics():
+    """DETR's descendants compute half of their losses in training only."""
+    from mmengine.model import BaseModel
+
+    class Detector(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, inputs, mode):
+            extra = 1.0 if self.training else 0.0
+            return dict(loss=self.norm(inputs).sum() + extra)
+
+    model = Detector().eval()
+    family = build_family(stock('retinanet/retinanet_r18_fpn_1x_coco.py'))
+    x = torch.randn(4, 2)
+    loss = family.loss(model, dict(inputs=x))
+    torch.testing.assert_close(loss, model.norm(x).sum() + 1)
+    assert not model.training
+    assert model.norm.num_batches_tracked == 0

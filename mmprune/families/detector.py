@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -180,19 +181,14 @@ class DetectorFamily(Family):
         """
         outputs = self.forward(model)
         try:
-            # Of DETR's descendants the model itself must be in training, or
-            # half of what their losses read is missing. Its parts stay in
-            # evaluation: norms keep their statistics.
-            model.training = True
-            losses = self._run(model, self._batch, 'loss')
+            with _in_training(model):
+                losses = self._run(model, self._batch, 'loss')
         except Exception as error:
             raise ValueError(
                 f'{self.cfg.filename}: the loss does not run on a drawn '
                 f'picture ({type(error).__name__}: {str(error)[:200]}), so '
                 'that branches of training alone cannot be seen'
             ) from error
-        finally:
-            model.training = False
         return [outputs, list(tensors_in(losses))]
 
     def _has_raw_outputs(self, model: nn.Module) -> bool:
@@ -213,13 +209,28 @@ class DetectorFamily(Family):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Returns the model's own loss on a batch."""
         _fill_message_hub()
-        return super().loss(model, batch)
+        with _in_training(model):
+            return super().loss(model, batch)
 
 
 def drawn(cfg: Config, height: int, width: int) -> dict[str, Any]:
     """Returns a batch of one drawn picture or scene for a config."""
     draw = drawn_scene if cfg.default_scope == 'mmdet3d' else drawn_batch
     return draw(cfg, height, width)
+
+
+@contextmanager
+def _in_training(model: nn.Module) -> Iterator[None]:
+    """Sets the model itself in training, its parts stay as they are.
+
+    Of DETR's descendants half of what their losses read is missing
+    otherwise; norms of a model in evaluation keep their statistics.
+    """
+    before, model.training = model.training, True
+    try:
+        yield
+    finally:
+        model.training = before
 
 
 def _fill_message_hub() -> None:
