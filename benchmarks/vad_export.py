@@ -22,7 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +42,7 @@ from mmprune.run.cli import load_config  # noqa: E402
 from mmprune.run.export import export  # noqa: E402
 from mmprune.run.options import PruningOptions  # noqa: E402
 from mmprune.run.workflow import prune  # noqa: E402
+from projects.VAD.pruning.samples import example_dataset  # noqa: E402
 
 CONFIGS = ROOT / 'projects' / 'configs' / 'VAD'
 FILES = dict(
@@ -67,7 +70,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cells', type=int)
     parser.add_argument('--runs', type=int, default=5, help='0 for no latency')
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
-    parser.add_argument('--only', nargs='+', default=['dense', 'pruned'])
+    parser.add_argument(
+        '--count',
+        type=int,
+        default=0,
+        help='frames of the mini world whose lanes and cells are counted',
+    )
+    names = ['dense', 'pruned']
+    parser.add_argument('--only', nargs='+', choices=names, default=names)
     parser.add_argument('--json', type=Path, help='where results are added')
     return parser.parse_args()
 
@@ -140,8 +150,6 @@ def latencies(
     path = family.tensor_path(model)
     inputs = {part.name: part.inputs for part in path.parts}
     # PyTorch runs its own model: two frames, of which the second is timed.
-    from mmengine.dataset import pseudo_collate
-
     data = model.data_preprocessor(pseudo_collate([path.samples[0]]), False)
     further = model.data_preprocessor(pseudo_collate([path.samples[1]]), False)
     model.forget()
@@ -177,26 +185,53 @@ def latencies(
     return found
 
 
+def counted(
+    model: nn.Module, inputs: dict, samples: list
+) -> tuple[int, list[int]]:
+    """Returns the lanes that a frame has, and the cells of each camera."""
+    head = model.pts_bbox_head
+    with torch.no_grad():
+        outs = model.step(inputs, samples)
+    score = outs['map_all_cls_scores'][-1].sigmoid().amax(-1)
+    lidar2img = torch.tensor(np.array(samples[0].metainfo['lidar2img']))
+    _, seen = head.transformer.encoder.project(
+        head.bev_shape, lidar2img[None].float(), inputs['img'].shape[-2:]
+    )
+    lanes = int((score > head.map_threshold).sum())
+    return lanes, seen.any(-1).sum((1, 2)).tolist()
+
+
 def golden_counts(size: str, args: argparse.Namespace) -> None:
     """Prints lanes and cells of the golden frames."""
     for golden in golden_sets(args.shared, size):
         model = golden_vad(args.shared, size, golden.tag)
-        head = model.pts_bbox_head
         frames = golden_frames(args.shared, golden.tag, golden.image_size)
-        for number, (inputs, samples) in enumerate(frames):
-            with torch.no_grad():
-                outs = model.step(inputs, samples)
-            score = outs['map_all_cls_scores'][-1].sigmoid().amax(-1)
-            lidar2img = torch.tensor(samples[0].metainfo['lidar2img'])
-            _, seen = head.transformer.encoder.project(
-                head.bev_shape, lidar2img[None].float(), golden.image_size
-            )
-            cells = seen.any(-1).sum((1, 2)).tolist()
-            lanes = int((score > head.map_threshold).sum())
+        for number, frame in enumerate(frames):
+            lanes, cells = counted(model, *frame)
             print(
-                f'{golden.name}, frame {number}: {lanes} lanes of '
-                f'{score.numel()}, cells by camera {cells} of {seen.shape[2]}'
+                f'{golden.name}, frame {number}: {lanes} lanes, cells by '
+                f'camera {cells}'
             )
+
+
+def data_counts(cfg: Any, model: nn.Module, most: int) -> None:
+    """Prints lanes and cells over the config's test data."""
+    from mmdet3d.registry import DATASETS
+
+    dataset = DATASETS.build(example_dataset(cfg))
+    found = []
+    for i in range(min(most, len(dataset))):
+        data = pseudo_collate([dataset[i]])
+        found.append(counted(model, *model.data_preprocessor(data).values()))
+    model.forget()
+    lanes = np.array([lanes for lanes, _ in found])
+    cells = np.array([max(cells) for _, cells in found])
+    for name, values in (('lanes', lanes), ('cells of a camera', cells)):
+        middle, high = np.percentile(values, [50, 95])
+        print(
+            f'{len(found)} frames: {name} least {values.min()}, median '
+            f'{middle:.0f}, 95 % {high:.0f}, most {values.max()}'
+        )
 
 
 def main() -> None:
@@ -209,23 +244,23 @@ def main() -> None:
         model = dense_model(size, cfg, args)
         if size != 'nano':
             golden_counts(size, args)
-        models = dict(dense=model)
-        if 'pruned' in args.only:
-            options = PruningOptions(
-                sparsity=0.5,
-                target='macs',
-                mode='structured',
-                latency_runs=0,
-                prune_frozen=True,
-            )
-            models['pruned'] = prune(cfg, model, options).models['structured']
+        elif args.count:
+            data_counts(cfg, model, args.count)
         for name in args.only:
-            results.append(measure(size, name, models[name], cfg, args))
+            if name == 'pruned':
+                options = PruningOptions(
+                    sparsity=0.5,
+                    target='macs',
+                    mode='structured',
+                    latency_runs=0,
+                    prune_frozen=True,
+                )
+                model = prune(cfg, model, options).models['structured']
+            results.append(measure(size, name, model, cfg, args))
             gc.collect()
             if args.json:
-                args.json.write_text(
-                    json.dumps(results, indent=1, default=str)
-                )
+                text = json.dumps(results, indent=1, default=str)
+                args.json.write_text(text)
 
 
 if __name__ == '__main__':

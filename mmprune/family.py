@@ -53,12 +53,23 @@ class Family:
         self.adapters = [_adapter(name) for name in adapters]
 
     def groups(self, model: nn.Module) -> Iterator[PruneGroup]:
-        """Yields what can be removed."""
+        """Yields what can be removed.
+
+        Where two adapters cut the same dimension of a tensor, the group of
+        the first one counts.
+        """
+        taken: set[tuple[str, int]] = set()
         for find in self.adapters:
+            more = ()
             if 'forward' in inspect.signature(find).parameters:
-                yield from find(model, self.forward)
-            else:
-                yield from find(model)
+                more = (self.forward,)
+            found: set[tuple[str, int]] = set()
+            for group in find(model, *more):
+                places = {(part.tensor, part.dim) for part in group.slices}
+                found |= places
+                if not places & taken:
+                    yield group
+            taken |= found
 
     def dense_reason(self, tensor: str) -> str:
         """Returns why no group covers a tensor."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,15 +46,17 @@ class Slice:
             units: Indices of units in the dense model.
             size: Number of units of the group in the dense model.
         """
-        unit = torch.as_tensor(units, dtype=torch.long).view(1, -1, 1)
+        return torch.from_numpy(self.places(units, size))
+
+    def places(self, units: Sequence[int], size: int) -> np.ndarray:
+        """Returns what :meth:`index` does, for the many of a whole plan."""
+        unit = np.asarray(units, np.int64)
         if self.positions:
-            owned = torch.tensor(self.positions).view(size, self.block)
-            return owned[unit.flatten()].flatten()
-        copy = torch.arange(self.copies).view(-1, 1, 1)
-        step = torch.arange(self.block).view(1, 1, -1)
-        return (
-            self.offset + (copy * size + unit) * self.block + step
-        ).flatten()
+            owned = np.array(self.positions).reshape(size, self.block)
+            return owned[unit].ravel()
+        copy = np.arange(self.copies).reshape(-1, 1, 1) * size
+        start = self.offset + (copy + unit[:, None]) * self.block
+        return (start + np.arange(self.block)).ravel()
 
     def end(self, size: int) -> int:
         """Returns the first position after the last unit."""

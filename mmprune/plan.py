@@ -116,7 +116,11 @@ class PruningPlan:
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, whole or not at all."""
-        write_whole(path, json.dumps(self.to_dict()).encode())
+        write_whole(path, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """Returns what is in ``plan.json``, and in pruned checkpoints."""
+        return json.dumps(self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> 'PruningPlan':
@@ -158,7 +162,9 @@ class PruningPlan:
 def checkpoint_plan(checkpoint: Mapping) -> dict | None:
     """Returns the plan in a checkpoint as plain data, ``None`` if dense."""
     meta = checkpoint.get('meta')
-    return meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    # As it stands in the file, where something else has read that.
+    return json.loads(data) if isinstance(data, str) else data
 
 
 def _plain_group(group: PruneGroup) -> dict:

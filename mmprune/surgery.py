@@ -2,10 +2,12 @@
 
 from collections import defaultdict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .attention import SlimMultiheadAttention, SlimWindowAttention
+from .checkpoints.unfilled import empty_like_slice, is_unfilled
 from .groups import named_tensors
 from .layers import is_conv1d
 from .plan import PruningPlan
@@ -34,7 +36,9 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
         )
     tensors = named_tensors(model)
     index = kept_index(plan, {k: tuple(t.shape) for k, t in tensors.items()})
-    _refuse_tied(model, tensors, index)
+    # Asking the model for each of them walks down its whole path.
+    modules = dict(model.named_modules(remove_duplicate=False))
+    _refuse_tied(modules, tensors, index)
     replaced: dict[int, Tensor] = {}
     touched = {}
     for name, dims in index.items():
@@ -42,14 +46,14 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
         if id(old) not in replaced:
             replaced[id(old)] = _sliced(old, dims)
         path, _, leaf = name.rpartition('.')
-        module = model.get_submodule(path)
+        module = modules[path]
         kind = '_parameters' if leaf in module._parameters else '_buffers'
         getattr(module, kind)[leaf] = replaced[id(old)]
         touched[path] = module
     for group in plan.groups:
         for attr, value in group.attrs.items():
             path, _, leaf = attr.rpartition('.')
-            module = model.get_submodule(path)
+            module = modules[path]
             setattr(module, leaf, value * len(plan.keep[group.name]))
             touched[path] = module
     for module in touched.values():
@@ -98,9 +102,11 @@ def kept_index(
     Raises:
         ValueError: If a tensor of the plan is missing or too small.
     """
-    stays: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    stays: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     for group in plan.groups:
         removed = plan.removed(group)
+        # Most tensors of a group hold its units in the same places.
+        known: dict[tuple, np.ndarray] = {}
         for part in group.slices:
             shape = shapes.get(part.tensor)
             if shape is None or len(shape) <= part.dim:
@@ -119,17 +125,25 @@ def kept_index(
                 )
             if removed:
                 stay = stays[part.tensor].setdefault(
-                    part.dim, torch.ones(size, dtype=torch.bool)
+                    part.dim, np.ones(size, bool)
                 )
-                stay[part.index(removed, group.size)] = False
+                layout = part.block, part.offset, part.copies, part.positions
+                if layout not in known:
+                    known[layout] = part.places(removed, group.size)
+                stay[known[layout]] = False
     return {
-        name: {dim: stay.nonzero().flatten() for dim, stay in dims.items()}
+        name: {
+            dim: torch.from_numpy(np.flatnonzero(stay))
+            for dim, stay in dims.items()
+        }
         for name, dims in stays.items()
     }
 
 
 def _sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
     new = tensor.detach()
+    if is_unfilled(tensor):
+        new, dims = empty_like_slice(new, dims), {}
     for dim, index in dims.items():
         new = new.index_select(dim, index.to(new.device))
     if isinstance(tensor, nn.Parameter):
@@ -138,7 +152,7 @@ def _sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
 
 
 def _refuse_tied(
-    model: nn.Module,
+    modules: dict[str, nn.Module],
     tensors: dict[str, Tensor],
     index: dict[str, dict[int, Tensor]],
 ) -> None:
@@ -149,14 +163,14 @@ def _refuse_tied(
 
     def holder(name: str) -> tuple[int, str]:
         path, _, leaf = name.rpartition('.')
-        return id(model.get_submodule(path)), leaf
+        return id(modules[path]), leaf
 
     names = defaultdict(list)
     for name, tensor in tensors.items():
         names[id(tensor)].append(name)
     for name, dims in index.items():
         for other in names[id(tensors[name])]:
-            if holder(other) == holder(name):
+            if other == name or holder(other) == holder(name):
                 continue
             theirs = index.get(other, {})
             alike = theirs.keys() == dims.keys() and all(

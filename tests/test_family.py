@@ -104,6 +104,15 @@ def test_an_adapter_that_runs_the_model_gets_the_example(cfg):
     assert {'stem', 'one', 'two'} <= set(names)
 
 
+def test_of_two_adapters_the_first_one_s_group_counts(cfg):
+    cfg.pruning.adapters = ['mmprune.ffn_groups', 'mmprune.discovered_groups']
+    model = TinyModel(16).eval()
+    found = list(build_family(cfg).groups(model))
+    names = [g.name for g in found]
+    assert len(names) == len(set(names))
+    assert names.index('branch.0') < names.index('stem')
+
+
 def test_an_adapter_that_is_not_there_is_named(cfg):
     cfg.pruning.adapters = ['mmprune.no_groups']
     with pytest.raises(ValueError, match="no adapter 'mmprune.no_groups'"):

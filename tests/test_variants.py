@@ -11,6 +11,7 @@ from mmengine.config import Config
 from tiny_project import write_checkpoint, write_config
 
 import mmprune.run.variants as variants
+from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.checkpoints.writing import pruned_model_config, save_pruned
 from mmprune.models import load_model
 from mmprune.plan import PruningPlan
@@ -138,7 +139,7 @@ def test_a_written_checkpoint_carries_plain_meta_only(files, tmp_path):
     model = load_model(Config.fromfile(files[0]), files[1])
     meta = dict(epoch=3, hooks=object(), dataset_meta=dict(classes=['a']))
     save_pruned(model, PruningPlan((), {}), tmp_path / 'x.pth', meta=meta)
-    found = torch.load(tmp_path / 'x.pth')['meta']
+    found = load_checkpoint_file(tmp_path / 'x.pth')['meta']
     assert found['epoch'] == 3
     assert found['dataset_meta'] == dict(classes=['a'])
     assert 'hooks' not in found
@@ -175,7 +176,7 @@ chooses = pytest.mark.skipif(
 @chooses
 def test_a_pattern_leaves_two_of_four_neighbouring_inputs(files):
     folder = prune(files, '--mode', 'unstructured', '--pattern', '2:4')
-    checkpoint = torch.load(folder / 'tiny_pruned.pth')
+    checkpoint = load_checkpoint_file(folder / 'tiny_pruned.pth')
     weight = checkpoint['state_dict']['branch.0.weight']
     counts = (weight.view(len(weight), -1, 4) != 0).sum(2)
     assert (counts == 2).all()

@@ -15,7 +15,6 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
-from mmprune.adapters import ffn_groups
 from mmprune.discovery import discovered_groups
 from mmprune.registry import TASK_UTILS
 
@@ -119,7 +118,6 @@ class TinyFamily:
             if self.wrong and group.name == 'two':
                 group = dataclasses.replace(group, consumers=())
             yield group
-        yield from ffn_groups(model)
 
     def dense_reason(self, tensor):
         """Returns why a tensor is not covered."""

@@ -1,5 +1,6 @@
 """A checkpoint, pruned or dense, becomes a model ready to use."""
 
+import contextlib
 import copy
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ from .huggingface import (
 )
 from .packed import is_packed, load_packed
 from .reading import load_checkpoint_file
+from .unfilled import all_in_state, unfilled
 from .writing import (
     pruned_model_config,
     quantized_model_config,
@@ -138,9 +140,13 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
     Raises:
         ValueError: If keys or shapes differ.
     """
-    model = build_model(
-        cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
-    )
+    parts = cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
+    # What packs weights looks at their values.
+    with contextlib.nullcontext() if parts[-1] else unfilled():
+        model = build_model(*parts)
+    if not all_in_state(model):
+        # What no file gives keeps the start that the model gives it.
+        model = build_model(*parts)
     load_weights(model, checkpoint, name)
     return model
 

@@ -1,9 +1,11 @@
 """Reads checkpoint files without running code from them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 _trusted = False
+PLAN = 'pruning_plan'
 
 
 class CheckpointError(ValueError):
@@ -116,6 +118,9 @@ def unpickle(
         else:
             with allowlist.active():
                 found = torch.load(file, weights_only=True, **options)
+        meta = found.get('meta') if isinstance(found, dict) else None
+        if isinstance(meta, dict) and isinstance(meta.get(PLAN), str):
+            meta[PLAN] = json.loads(meta[PLAN])
     except Exception as error:
         raise CheckpointError(allowlist.explain(name, error)) from error
     if not isinstance(found, dict):

@@ -124,5 +124,6 @@ def _meta(
         # That of the training: the config may be another one's.
         'img_norm_cfg': normalization_of_training(meta),
         'mmprune_version': __version__,
-        'pruning_plan': plan.to_dict(),
+        # As text: torch.load takes its time over ten thousands of numbers.
+        'pruning_plan': plan.to_json(),
     }

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..checkpoints.unfilled import noting_nothing
 from ..plan import PruningPlan
 from ..registry import MODELS
 from ..surgery import apply_plan
@@ -33,7 +34,8 @@ def build_pruned_model(
     else:
         plan = PruningPlan.load(plan)
     built = MODELS.build({**model, **kwargs})
-    apply_plan(built, plan)
+    with noting_nothing():
+        apply_plan(built, plan)
     # mmengine would replay a `Pretrained` init_cfg onto the smaller layers.
     built._is_init = True
     return built

@@ -138,6 +138,12 @@ class PruningOptions:
         'layers of equal structure, or single weights in each row',
         choices=('global', 'layer', 'isomorphic', 'row'),
     )
+    sensitivity: str | None = option(
+        None,
+        'file of tools/sensitivity.py: groups lose units until all cost the '
+        'same',
+        metavar='FILE',
+    )
     pattern: str | None = option(
         None,
         'zeros of the unstructured model: N of M neighbouring weights stay, '
@@ -215,6 +221,11 @@ class PruningOptions:
                 f'--mode {self.mode} removes whole units; give --mode '
                 'unstructured, or --scope layer'
             )
+        if self.mode == 'unstructured' and self.sensitivity is not None:
+            raise ValueError(
+                '--sensitivity says what units cost, and --mode unstructured '
+                'zeroes single weights; give --mode structured'
+            )
         if self.mode == 'unstructured' and self.scope == 'isomorphic':
             raise ValueError(
                 '--scope isomorphic compares the units of equal layers, and '
@@ -235,8 +246,12 @@ class PruningOptions:
             )
 
     def criterion(self) -> dict:
-        """Returns the config of the criterion."""
-        return criterion_config(self.importance, self.seed)
+        """Returns the config of the criterion of units."""
+        found = criterion_config(self.importance, self.seed)
+        if self.sensitivity is None:
+            return found
+        kind = 'mmprune.Sensitivity'
+        return dict(type=kind, path=self.sensitivity, importance=found)
 
     def weight_importance(self) -> str:
         """Returns the criterion of single weights.

@@ -111,7 +111,7 @@ def zero_weights(
             pattern=options.pattern,
             protect=protect,
         )
-    plan = pruner(model, **_data(pruner, dense.family))
+    plan = pruner(model, **calibration_data(pruner, dense.family))
     return Pruned(model, plan, dense.groups)
 
 
@@ -156,7 +156,7 @@ def chosen(mode: str) -> dict[str, Variant]:
     return {name: VARIANTS[name] for name in names}
 
 
-def _data(pruner: Any, family: Any) -> dict[str, Any]:
+def calibration_data(pruner: Any, family: Any) -> dict[str, Any]:
     """Returns calibration data for a criterion that needs it."""
     needs = getattr(pruner, 'needs', None) or pruner.importance.needs
     if not needs - {'survivors'}:
@@ -208,7 +208,7 @@ def unit_plan(
         round_to=options.round_to,
         min_keep=options.min_keep,
     )
-    data = _data(pruner, dense.family)
+    data = calibration_data(pruner, dense.family)
     choose: Any = pruner
     if options.target == 'latency':
         choose = LatencyPruner(

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoints.loading import load_checkpoint
-from ..cost import cost_row, cost_table, measure_latencies
+from ..cost import cost_rows, cost_table
 from ..cost_table import CostTable, kept_cost
 from ..errors import blame
 from ..family import build_family, use_annotations
@@ -20,7 +19,7 @@ from ..groups import named_tensors
 from ..models import loaded_model
 from ..plan import PruningPlan, checkpoint_plan
 from ..pruners import protect, protect_frozen, prunable_weights
-from ..removed import group_rows, kind_rows, unit_tables, weight_tables
+from ..removed import group_rows, kind_rows, module_rows, unit_tables
 from ..version import __version__
 from .options import PruningOptions
 from .report import markdown_table
@@ -87,7 +86,7 @@ def prune(
     """
     variants = variants or chosen(options.mode)
     progress('finding groups')
-    dense = _dense(cfg, model, options, progress)
+    dense = find_dense(cfg, model, options, progress)
     made = {
         name: variant.make(dense, options, progress)
         for name, variant in variants.items()
@@ -120,7 +119,7 @@ def preview(
         ValueError: If the ratio cannot be met or a pattern fits nothing.
     """
     progress('finding groups')
-    dense = _dense(cfg, model, options, progress)
+    dense = find_dense(cfg, model, options, progress)
     lines = []
     if options.mode != 'structured':
         weights = prunable_weights(model, protected(options, dense.groups))
@@ -168,12 +167,13 @@ def _saved(costs: CostTable, plan: PruningPlan) -> list[str]:
     return saved
 
 
-def _dense(
+def find_dense(
     cfg: Config,
     model: nn.Module,
     options: PruningOptions,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Dense:
+    """Returns the dense model with its groups, family and costs."""
     if options.ann_file:
         cfg = copy.deepcopy(cfg)
         use_annotations(cfg, options.ann_file)
@@ -196,14 +196,9 @@ def _rows(
     run = dense.family.single_frame
     models = dict(dense=dense.model)
     models |= {name: each.model for name, each in made.items()}
-    rows = {name: cost_row(model, run) for name, model in models.items()}
-    latencies = measure_latencies(
-        {name: partial(run, model) for name, model in models.items()},
-        options.latency_runs,
-    )
-    for name, row in rows.items():
-        row |= made[name].row if name in made else {}
-        row['latency_ms'] = latencies[name]
+    rows = cost_rows(models, run, options.latency_runs)
+    for name, each in made.items():
+        rows[name] |= each.row
     return rows
 
 
@@ -258,7 +253,7 @@ def _report(
                 dense.family.dense_reason,
             )
         else:
-            tables = weight_tables(shapes, each.model)
+            tables = dict(weights=module_rows(shapes, each.model))
         report['variants'][name] = dict(removes=variant.removes)
         # Beside the names as well: where pages that were written before
         # variants had names look for them.

@@ -13,6 +13,7 @@ from projects.VAD.data import info_file, record_head, record_stream
 from projects.VAD.data.info_file import (
     load_first_records,
     stream_info_file,
+    stream_keyframes,
 )
 from projects.VAD.data.packed_records import Packer, shared_records
 from projects.VAD.data.record_head import first_records
@@ -89,6 +90,37 @@ def test_a_key_is_the_whole_word(tmp_path):
     found, taken = read_rewritten(write(tmp_path / 'a', content))
     assert (found['more_infos'], found['infos_']) == ([1], [2])
     assert same(list(taken), content['infos'])
+
+
+def test_keyframes_of_mmdet3d_come_in_batches_with_their_metainfo(tmp_path):
+    metainfo = dict(categories=dict(car=0))
+    content = dict(metainfo=metainfo, data_list=records(3000))
+    path, alive, seen, tokens = write(tmp_path / 'a', content), [], [], []
+
+    def take(batch, found):
+        assert found == metainfo
+        alive.append(sum(array() is not None for array in seen))
+        seen[:] = [weakref.ref(record['array']) for record in batch]
+        tokens.extend(record['token'] for record in batch)
+
+    rest = stream_keyframes(path, take)
+    assert rest == dict(metainfo=metainfo, data_list=[])
+    assert tokens == [f'token {i}' for i in range(3000)]
+    assert alive[1:] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        dict(infos=[dict(token='a')], metadata={}),
+        dict(data_list=[dict(token='a')], metainfo=dict(classes=['car'])),
+        dict(metainfo=dict(classes=['car']), data_list=[]),
+    ],
+    ids=['of VAD', 'classes come last', 'empty'],
+)
+def test_other_files_are_left_to_be_read_whole(tmp_path, content):
+    path = write(tmp_path / 'a', content)
+    assert stream_keyframes(path, lambda *_: 1 / 0) is None
 
 
 def test_records_that_were_taken_are_not_kept(tmp_path):
@@ -229,11 +261,7 @@ def packed(entries: list[dict], by_time: bool = True):
 
 
 def tokens_of(packed_records) -> list[str]:
-    ends = packed_records.ends.tolist()
-    return [
-        read_plain_pickle(io.BytesIO(packed_records.data[a:b]), 'a')['token']
-        for a, b in zip([0, *ends], ends, strict=False)
-    ]
+    return [packed_records[i]['token'] for i in range(len(packed_records))]
 
 
 def test_records_are_packed_in_the_order_of_time():
@@ -258,6 +286,14 @@ def test_records_are_packed_in_the_order_of_time():
 def test_some_of_them_are_chosen_as_mmengine_does(indices, expected):
     chosen = packed(records(4)).chosen(indices)
     assert tokens_of(chosen) == [f'token {i}' for i in expected]
+
+
+def test_an_order_or_a_choice_moves_no_bytes():
+    entries = records(4)
+    backwards = packed(entries[::-1])
+    assert np.shares_memory(backwards.chosen([2]).data, backwards.data)
+    first = pickle.loads(memoryview(backwards.data))
+    assert first['token'] == 'token 3'
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path):

@@ -167,6 +167,21 @@ def test_the_head_of_the_file_is_read_alone(edited):
         NuScenesKeyframeDataset(str(path), head=1)
 
 
+def test_a_part_of_a_data_set_is_one_as_in_mmengine(edited):
+    def repeat(content):
+        entry = content['data_list'][0]
+        content['data_list'] = [dict(entry, token=f't{i}') for i in range(4)]
+
+    whole = NuScenesKeyframeDataset(str(edited(repeat)), test_mode=True)
+    part = whole.get_subset([3, 1])
+    tokens = [part.record(i)['token'] for i in range(len(part))]
+    assert tokens == ['t3', 't1']
+    assert part.record(-1)['sample_idx'] == 1
+    assert len(whole) == 4
+    whole.get_subset_(-1)
+    assert [whole.get_data_info(i)['token'] for i in range(1)] == ['t3']
+
+
 def test_cameras_come_in_the_order_of_vad(edited):
     def turn_around(content):
         info = content['data_list'][0]

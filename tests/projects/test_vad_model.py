@@ -589,13 +589,51 @@ def test_sampling_equals_grid_sample_with_gradients(sampling_arguments):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_sampling_in_chunks_equals_sampling_at_once(
+def test_operations_give_what_the_compiled_loops_give(
     sampling_arguments, monkeypatch
 ):
-    whole = sample_levels(*sampling_arguments)
+    leaves = [sampling_arguments[i] for i in (0, 2, 3)]
+    loops = sample_levels(*sampling_arguments)
+    monkeypatch.setattr('torch.jit.is_tracing', lambda: True)
+    operations = sample_levels(*sampling_arguments)
+    assert 'SampleOnCPU' in loops.grad_fn.name()
+    assert 'SampleOnCPU' not in operations.grad_fn.name()
+    torch.testing.assert_close(loops, operations)
+    grads = [
+        torch.autograd.grad(out.square().sum(), leaves)
+        for out in (loops, operations)
+    ]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr('projects.VAD.model.deformable_sampling._CHUNK', 50)
     with torch.no_grad():
-        torch.testing.assert_close(sample_levels(*sampling_arguments), whole)
+        chunks = sample_levels(*sampling_arguments)
+    torch.testing.assert_close(chunks, operations)
+
+
+def test_the_number_of_threads_changes_no_bit(sampling_arguments):
+    value, _, locations, weights, _ = sampling_arguments
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            out = sample_levels(*sampling_arguments)
+            leaves = value, locations, weights
+            found.append([out, *torch.autograd.grad(out.sum(), leaves)])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_location_that_is_no_number_shows(sampling_arguments):
+    value, shapes, locations, weights, batch = sampling_arguments
+    lost = locations.detach().clone()
+    lost[3, 1, 0, 2, 0] = float('nan')
+    out = sample_levels(value, shapes, lost, weights, batch)
+    assert out[3, 5:].isnan().all()
+    assert out.isnan().sum() == 5
 
 
 def test_sampling_through_mmcvs_op_is_the_same(sampling_arguments):

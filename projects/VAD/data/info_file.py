@@ -67,15 +67,16 @@ def load_first_records(path: str | Path, count: int) -> dict | None:
 
 
 def stream_info_file(
-    path: str | Path, take: Callable[[list[dict]], None]
+    path: str | Path, take: Callable[[list[dict]], None], key: str = 'infos'
 ) -> dict:
-    """Reads an info file; VAD's own records are handed over in batches.
+    """Reads an info file; its records are handed over in batches.
 
     So they never exist all at once, which takes gigabytes.
 
     Args:
         path: As for ``load_info_file``.
-        take: Called with some of the records of ``infos`` at a time.
+        take: Called with some of the records of a list at a time.
+        key: The list: ``infos``, VAD's own, or ``data_list``.
 
     Returns:
         The file's dictionary, without these records.
@@ -86,9 +87,10 @@ def stream_info_file(
     """
     path = _existing(path)
     records = _Taken(take)
-    stream = open_stream(path, 'infos')
+    stream = open_stream(path, key)
     if stream is None:
-        return _without_infos(load_info_file(path, temporal=True), take)
+        content = load_info_file(path, temporal=True)
+        return _without_records(content, take, key)
     try:
         with stream, _called_info_file():
             content = read_plain_pickle(
@@ -98,20 +100,42 @@ def stream_info_file(
         if records.problem is not None:
             raise records.problem from None
         raise
-    if isinstance(content, dict) and content.get('infos') is records:
-        content['infos'] = []
+    if isinstance(content, dict) and content.get(key) is records:
+        content[key] = []
     elif records.taken:
         raise ValueError(
-            f'info file {path} has infos inside of another part; write it '
+            f'info file {path} has {key} inside of another part; write it '
             'again with the list at its top.'
         )
-    return _without_infos(_checked_layout(path, content, True), take)
+    content = _checked_layout(path, content, True)
+    return _without_records(content, take, key)
 
 
-def _without_infos(content: dict, take: Callable) -> dict:
-    if content.get('infos'):
-        take(content['infos'])
-        content['infos'] = []
+def stream_keyframes(
+    path: str | Path, take: Callable[[list[dict], dict], None]
+) -> dict | None:
+    """Reads a file of mmdet3d 1.x; records are handed over in batches.
+
+    Args:
+        path: As for ``load_info_file``.
+        take: Called with some records at a time, and the file's ``metainfo``.
+
+    Returns:
+        The file's dictionary without the records; None where it has another
+        layout, no record, or its ``metainfo`` behind the records. Nothing
+        was handed over then.
+    """
+    start = load_first_records(path, 1)
+    if start is None or 'data_list' not in start:
+        return None
+    metainfo = start['metainfo']
+    return stream_info_file(path, lambda r: take(r, metainfo), 'data_list')
+
+
+def _without_records(content: dict, take: Callable, key: str) -> dict:
+    if content.get(key):
+        take(content[key])
+        content[key] = []
     return content
 
 

@@ -1,5 +1,6 @@
 """nuScenes keyframes with six cameras, read from mmdet3d 1.x info files."""
 
+import copy
 import difflib
 import math
 import os
@@ -9,10 +10,14 @@ from typing import Any
 import numpy as np
 from mmdet3d.registry import DATASETS, TRANSFORMS
 from mmdet3d.structures import LiDARInstance3DBoxes, get_box_type
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, force_full_init
 
 from projects.VAD.data.image_transforms import NormalizeMultiviewImage
-from projects.VAD.data.info_file import load_first_records, load_info_file
+from projects.VAD.data.info_file import (
+    load_first_records,
+    load_info_file,
+    stream_keyframes,
+)
 from projects.VAD.data.matrices import as_4x4
 from projects.VAD.data.packed_records import Packer, Records, shared_records
 
@@ -130,9 +135,27 @@ class NuScenesKeyframeDataset(BaseDataset):
         """
         if self._fully_initialized:
             return
-        records = self._records().chosen(self._indices)
-        self.data_bytes, self.data_address = records.data, records.ends
+        self._keep(self._records().chosen(self._indices))
         self._fully_initialized = True
+
+    def _keep(self, records: Records) -> None:
+        """Takes records as its own; mmengine counts and pickles by these."""
+        self._kept = records
+        self.data_bytes, self.data_address = records.data, records.ends
+
+    @force_full_init
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keeps some of its keyframes, as mmengine's data sets do."""
+        self._keep(self._kept.chosen(indices))
+
+    @force_full_init
+    def get_subset(
+        self, indices: int | Sequence[int]
+    ) -> 'NuScenesKeyframeDataset':
+        """Returns a data set of some of its keyframes; they share bytes."""
+        subset = copy.copy(self)
+        subset.get_subset_(indices)
+        return subset
 
     def _records(self) -> Records:
         if self.head is not None:
@@ -142,21 +165,30 @@ class NuScenesKeyframeDataset(BaseDataset):
         return shared_records(self.ann_file, options, self._read_records)
 
     def _read_records(self) -> Records:
+        packer = Packer()
+
+        def take(infos: list[dict], metainfo: dict) -> None:
+            labels = map_labels(self.ann_file, metainfo)
+            for info in infos:
+                packer.add(self.read_keyframe(info, labels, len(packer)))
+
         content = None
         if self.head is not None:
             content = load_first_records(self.ann_file, self.head)
-        if content is None or 'data_list' not in content:
+        if content is not None and 'data_list' in content:
+            take(content['data_list'][: self.head], content['metainfo'])
+        elif self.head is not None or not stream_keyframes(
+            self.ann_file, take
+        ):
             # Which also says what is wrong with another layout.
             content = load_info_file(self.ann_file)
-        labels = map_labels(self.ann_file, content['metainfo'])
-        packer = Packer()
-        for index, info in enumerate(content['data_list'][: self.head]):
-            packer.add(self.read_keyframe(info, labels, index))
+            take(content['data_list'][: self.head], content['metainfo'])
         return packer.records(by_time=False, found={})
 
     def record(self, idx: int) -> dict:
         """Returns what is kept of a keyframe, with its ``scene_token``."""
-        return super().get_data_info(idx)
+        place = range(len(self._kept))[idx]
+        return dict(self._kept[place], sample_idx=place)
 
     def read_keyframe(
         self, info: dict, labels: dict[int, int], index: int

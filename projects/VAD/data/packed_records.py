@@ -9,7 +9,7 @@ several times.
 
 import pickle
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,31 @@ KEPT = 3
 class Records:
     """Packed records.
 
+    Their order is that of the two index arrays alone: to move the bytes as
+    well would need room for all of them twice.
+
     Attributes:
         data: Their pickles, ``[bytes]`` uint8.
+        starts: Where each begins, ``[records]``.
         ends: Where each ends, ``[records]``.
         found: What is known about the file beyond them.
     """
 
     data: np.ndarray
+    starts: np.ndarray
     ends: np.ndarray
     found: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ends)
 
+    def __getitem__(self, place: int) -> dict:
+        """Unpacks a record; negative places count from the end."""
+        start, end = self.starts[place], self.ends[place]
+        return pickle.loads(memoryview(self.data[start:end]))
+
     def chosen(self, indices: int | Sequence[int] | None) -> 'Records':
-        """Returns some of the records.
+        """Returns some of the records, which share the bytes of all.
 
         Args:
             indices: As for mmengine's ``BaseDataset``: the first ones, with a
@@ -50,7 +60,9 @@ class Records:
         if isinstance(indices, int):
             every = range(len(self))
             indices = every[:indices] if indices >= 0 else every[indices:]
-        return Records(*_gather(self.data, self.ends, indices), self.found)
+        places = np.array(indices, np.int64)
+        starts, ends = self.starts[places], self.ends[places]
+        return replace(self, starts=starts, ends=ends)
 
 
 class Packer:
@@ -77,29 +89,16 @@ class Packer:
             found: What is known about the file beyond the records.
         """
         data = np.frombuffer(self._data, np.uint8)
-        ends = np.array(self._ends, np.int64)
-        order = [mark['place'] for mark in in_order(self._marks)]
-        if by_time and order != list(range(len(order))):
-            data, ends = _gather(data, ends, order)
         data.flags.writeable = False
-        return Records(data, ends, found)
+        ends = np.array(self._ends, np.int64)
+        starts = np.concatenate(([0], ends[:-1])).astype(np.int64)
+        records = Records(data, starts, ends, found)
+        if not by_time:
+            return records
+        return records.chosen([m['place'] for m in in_order(self._marks)])
 
 
 _MARKS = ('scene_token', 'timestamp')
-
-
-def _gather(
-    data: np.ndarray, ends: np.ndarray, indices: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The records at some places, one behind the other."""
-    starts = np.concatenate(([0], ends[:-1])).astype(np.int64)
-    places = np.array(indices, np.int64)
-    out = np.empty((ends - starts)[places].sum(), np.uint8)
-    new = np.cumsum((ends - starts)[places])
-    for place, end in zip(places, new, strict=True):
-        size = ends[place] - starts[place]
-        out[end - size : end] = data[starts[place] : ends[place]]
-    return out, new
 
 
 _kept: dict[Hashable, Records] = {}

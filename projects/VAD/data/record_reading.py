@@ -9,6 +9,7 @@ from projects.VAD.data.info_file import (
     load_first_records,
     load_info_file,
     stream_info_file,
+    stream_keyframes,
 )
 from projects.VAD.data.keyframe_dataset import CAMERAS, map_labels
 from projects.VAD.data.packed_records import Packer, Records
@@ -70,8 +71,11 @@ class RecordReader:
                 not be left out, or all are.
         """
         self._start()
-        content = stream_info_file(self.path, self._take_infos)
-        self._take_keyframes(content, None)
+        content = stream_keyframes(self.path, self._take_keyframes)
+        if content is None:
+            content = stream_info_file(self.path, self._take_infos)
+            if 'data_list' in content:
+                self._take_keyframes(content['data_list'], content['metainfo'])
         return self._records(content)
 
     def read_first(self, count: int) -> Records:
@@ -85,15 +89,13 @@ class RecordReader:
         asked = max(count, PROBED_KEYFRAMES)
         while content := load_first_records(self.path, asked):
             self._start()
-            self._take_infos(content.get('infos', []), count)
-            self._take_keyframes(content, count)
+            self._take_content(content, count)
             if len(self._packer) >= count:
                 return self._records(content)
             asked *= 2
         self._start()
         content = load_info_file(self.path, temporal=True)
-        self._take_infos(content.get('infos', []), count)
-        self._take_keyframes(content, count)
+        self._take_content(content, count)
         return self._records(content)
 
     def _records(self, content: dict) -> Records:
@@ -113,15 +115,23 @@ class RecordReader:
         )
         return self._packer.records(by_time=True, found=found)
 
-    def _take_keyframes(self, content: dict, count: int | None) -> None:
-        """Takes the records of mmdet3d 1.x, if the file has them."""
+    def _take_content(self, content: dict, count: int) -> None:
+        """Takes so many records of a file of either layout."""
+        self._take_infos(content.get('infos', []), count)
         if 'data_list' in content:
-            labels = map_labels(self.path, content['metainfo'])
-            self._take(
-                content['data_list'],
-                lambda info, index: self.read_keyframe(info, labels, index),
-                count,
-            )
+            infos, metainfo = content['data_list'], content['metainfo']
+            self._take_keyframes(infos, metainfo, count)
+
+    def _take_keyframes(
+        self, infos: list[dict], metainfo: dict, count: int | None = None
+    ) -> None:
+        """Takes records of mmdet3d 1.x."""
+        labels = map_labels(self.path, metainfo)
+        self._take(
+            infos,
+            lambda info, index: self.read_keyframe(info, labels, index),
+            count,
+        )
 
     def _take_infos(self, infos: list[dict], count: int | None = None) -> None:
         missing = PROBED_KEYFRAMES - len(self._pictures)

@@ -14,12 +14,13 @@ What the file says is the same, and nothing of it is run here.
 
 import io
 import pickletools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numba import njit
+
+from projects.VAD.compiled import compiled
 
 # What stands for the list of records in a rewritten pickle.
 RECORDS = ('mmprune', 'records')
@@ -63,15 +64,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
 WIDTHS, KINDS = _tables()
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compiles a function, once for all runs where that can be kept."""
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # neither the package nor the home can be written
-        return njit(function)
-
-
-@_compiled
+@compiled
 def _number(data, pos, count):
     """The little-endian number in so many bytes."""
     value = 0
@@ -80,7 +73,7 @@ def _number(data, pos, count):
     return value
 
 
-@_compiled
+@compiled
 def _length(data, pos):
     """Bytes of the opcode at a place; 0 if not all are there, -1 if odd."""
     width = WIDTHS[data[pos]]
@@ -107,7 +100,7 @@ def _length(data, pos):
     return end - pos if end <= len(data) else 0
 
 
-@_compiled
+@compiled
 def _is_text(data, pos, length, key):
     """Whether the opcode at a place is that of this text."""
     head = 2 if WIDTHS[data[pos]] == -2 else 5
@@ -117,7 +110,7 @@ def _is_text(data, pos, length, key):
     return same
 
 
-@_compiled
+@compiled
 def _mark_used(data, used, seen):
     """Notes which numbers are referred to.
 
@@ -150,7 +143,7 @@ def _mark_used(data, used, seen):
     return pos
 
 
-@_compiled
+@compiled
 def _rewrite(data, used, low, numbers, key, name, out, state):
     """Writes a part of the pickle anew.
 

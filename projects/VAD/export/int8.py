@@ -1,5 +1,6 @@
 """The image part with convolutions of eight bits."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,7 @@ def quantize_image(
         target: What is written.
         pictures: To calibrate on, ``[1, cameras, 3, H, W]`` each.
     """
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationDataReader
 
     class Pictures(CalibrationDataReader):
         def __init__(self) -> None:
@@ -37,10 +33,25 @@ def quantize_image(
             picture = next(self.left, None)
             return None if picture is None else {'img': picture}
 
+    # It asks for a preparation that a graph without free sizes needs not.
+    logging.disable(logging.WARNING)
+    try:
+        _quantize(source, target, Pictures())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _quantize(source: Path, target: Path, reader: Any) -> None:
+    from onnxruntime.quantization import (
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
     quantize_static(
         str(source),
         str(target),
-        Pictures(),
+        reader,
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=['Conv'],
         per_channel=True,
