@@ -280,7 +280,8 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             '',
             f'Made by `python benchmarks/zoo.py{options(args)}` with '
             f'{args.package} {version(args.package)}, torch '
-            f'{version("torch")}, torch-pruning {version("torch-pruning")}.',
+            f'{version("torch")}, torch-pruning {version("torch-pruning")}. '
+            'What one run has done the next one keeps.',
             '',
             f'**{ours} of {len(states)}** families pass every stage (of '
             f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
