@@ -498,3 +498,32 @@ def test_what_is_scattered_into_voxels_keeps_its_channels(kind):
 
     model = Net(run, one=conv(3, 6), fc=nn.Linear(6, 5))
     assert found(model) == {'one': 6}
+
+
+class Extractor(nn.Module):
+    """Writes regions into a tensor whose width it holds, as mmdet's do."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.out_channels = width
+
+    def forward(self, x):
+        regions = x.new_zeros(3, self.out_channels, 2, 2)
+        regions[torch.tensor([1, 2])] = x[:, :, :2, :2]
+        return regions
+
+
+def test_a_width_that_a_module_holds_follows_the_channels():
+    model = Net(
+        lambda net, x: net.two(net.take(net.one(x))),
+        one=conv(3, 6),
+        take=Extractor(6),
+        two=conv(6, 5),
+    )
+    assert found(model) == {'one': 6}
+    (group,) = [
+        g
+        for g in discovered_groups(model, lambda net: net(PICTURE))
+        if not g.dense
+    ]
+    assert group.attrs == {'take.out_channels': 1}

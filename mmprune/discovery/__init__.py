@@ -1,17 +1,21 @@
 """What goes together in any model: found by running it once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+)
 
 from ..groups import PruneGroup
 from ..registry import FUNCTIONS
 from . import indexing, maps, products  # noqa: F401
 from .components import groups_of
-from .labels import Labels, tensors_in
+from .labels import Labels, compact, tensors_in, varies
 from .rules import Call, apply_rule
 
 
@@ -48,6 +52,11 @@ def discovered_groups(
             do, only the coupling is read.
     """
     labels = Labels(model)
+    hooks = [
+        module.register_forward_hook(partial(_note_width, labels, path))
+        for path, module in model.named_modules()
+        if _stores_width(module)
+    ]
     modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -61,5 +70,30 @@ def discovered_groups(
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes:
             module.training = mode
+        for hook in hooks:
+            hook.remove()
     labels.fix_all(tensors_in(outputs), 'an output of the model')
     return list(groups_of(labels, model))
+
+
+def _stores_width(module: nn.Module) -> bool:
+    """Whether a module writes tensors of a width that no weight gives it.
+
+    As mmdet's RoI extractors do; surgery has to tell them the new width.
+    """
+    stored = vars(module).get('out_channels')
+    return isinstance(stored, int) and not list(module.parameters())
+
+
+def _note_width(
+    labels: Labels, path: str, module: nn.Module, _: Any, out: Any
+) -> None:
+    if not isinstance(out, Tensor) or out.ndim < 2:
+        return
+    with _disable_current_modes():
+        for layer in labels.of(out):
+            if varies(layer, 1) and out.shape[1] == module.out_channels:
+                # Rows that nothing was written to have no labels.
+                atoms = compact(layer, leave=1).transpose(0, 1)
+                atoms = atoms.flatten(1).amax(1)
+                labels.counts[f'{path}.out_channels'] = atoms
