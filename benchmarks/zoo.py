@@ -280,7 +280,8 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             '',
             f'Made by `python benchmarks/zoo.py{options(args)}` with '
             f'{args.package} {version(args.package)}, torch '
-            f'{version("torch")}, torch-pruning {version("torch-pruning")}.',
+            f'{version("torch")}, torch-pruning {version("torch-pruning")}. '
+            'What one run has done the next one keeps.',
             '',
             f'**{ours} of {len(states)}** families pass every stage (of '
             f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
@@ -294,8 +295,8 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             f'prunable parameters at least {least(args.ratio):.0%} gone, '
             'masked equals pruned to 1e-4, written; *reload*: by a stock '
             'Runner from the checkpoint, outputs bit-identical; *train*: one '
-            "step of the detector's own loss moves every parameter that has "
-            'a gradient in the dense model; *export*: ONNX, where the dense '
+            "step of the detector's own loss moves every parameter that a "
+            'step of the masked model moves; *export*: ONNX, where the dense '
             'model exports (empty: it does not, or was not tried). Small '
             'pictures. Torch-Pruning: its dependency graph and magnitude '
             'pruner as in its README, the layers that write outputs left '

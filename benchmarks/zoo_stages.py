@@ -19,6 +19,7 @@ from mmprune.checkpoints.loading import load_model
 from mmprune.discovery.labels import tensors_in
 from mmprune.families.detector import drawn
 from mmprune.family import build_family
+from mmprune.masks import mask_plan
 from mmprune.registry import MODELS
 from mmprune.run import export as run_export
 from mmprune.run import folder as run_folder
@@ -198,31 +199,40 @@ def reload(work: Path, config: Path, ratio: float) -> dict | None:
 
 
 def train(work: Path, config: Path, ratio: float) -> dict | None:
-    """Takes a step of the detector's own loss, dense and pruned."""
+    """Takes a step of the detector's own loss, masked and pruned.
+
+    Both predict the same, so that an assignment of targets by predictions
+    gives both the same gradients.
+    """
     cfg = Config.fromfile(work / 'config.py')
-    (pruned,) = work.glob('*_structured_pruned.pth')
-    reached = {}
-    for path in (work / 'dense.pth', pruned):
-        model, family = load_model(cfg, path), build_family(cfg)
-        batch = family.small_batch(model)
-        model.train()
-        before = {n: p.clone() for n, p in model.named_parameters()}
-        torch.manual_seed(0)
-        # Adam moves whatever has a gradient, however small.
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        family.loss(model, batch).backward()
-        optimizer.step()
-        reached[path] = {
-            name
-            for name, p in model.named_parameters()
-            if p.grad is not None and not torch.equal(p, before[name])
-        }
-    lost = sorted(reached[work / 'dense.pth'] - reached[pruned])
+    (path,) = work.glob('*_structured_pruned.pth')
+    small = load_model(cfg, path)
+    masked = load_model(cfg, work / 'dense.pth')
+    mask_plan(masked, small.pruning_plan)
+    lost = sorted(moved(cfg, masked) - moved(cfg, small))
     if lost:
         return dict(
             verdict=f'{len(lost)} parameters do not move, as {lost[0]}'
         )
     return None
+
+
+def moved(cfg: Config, model: nn.Module) -> set[str]:
+    """Returns which parameters have a gradient and move in a step."""
+    family = build_family(cfg)
+    batch = family.small_batch(model)
+    model.train()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    torch.manual_seed(0)
+    # Adam moves whatever has a gradient, however small.
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    family.loss(model, batch).backward()
+    optimizer.step()
+    return {
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not None and not torch.equal(p, before[name])
+    }
 
 
 def export(work: Path, config: Path, ratio: float) -> dict:

@@ -171,9 +171,7 @@ class VADPath(TensorPath):
         """Yields prepared pictures to calibrate on."""
         self.family.num_batches = count
         for sample in self.family.calibration_samples[:count]:
-            img = sample['inputs']['img']
-            # Of a sample with history the frame itself is the last.
-            yield img[-6:].reshape(1, -1, *img.shape[-3:]).numpy()
+            yield sample['inputs']['img'][None].numpy()
 
     def _write_int8(self, folder: Path, count: int) -> dict[str, Any]:
         """Writes ``int8/``, a deployment of its own with the same heads."""
