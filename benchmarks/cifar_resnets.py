@@ -49,24 +49,27 @@ WEIGHTS = {
 RATIOS = (0.3, 0.5, 0.7)
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-# Name -> criterion and scope; in this order they are trained.
+# Name -> criterion, scope, and what scores are divided by; trained in this
+# order.
 OURS = {
-    'taylor': ('taylor', 'global'),
-    'fisher': ('fisher', 'global'),
-    'group_l2': ('group_l2', 'global'),
-    'l2': ('l2', 'global'),
-    'l2, isomorphic': ('l2', 'isomorphic'),
-    'saliency': ('saliency', 'global'),
-    'kd_grad': ('kd_grad', 'global'),
-    'lamp': ('lamp', 'global'),
-    'fpgm': ('fpgm', 'global'),
-    'l1': ('l1', 'global'),
-    'bn_scale': ('bn_scale', 'global'),
-    'activation': ('activation', 'global'),
-    'wanda': ('wanda', 'global'),
-    'l2+kd_grad': ('l2+kd_grad', 'global'),
-    'remain': ('remain', 'global'),
-    'random': ('random', 'global'),
+    'taylor': ('taylor', 'global', 'mean'),
+    'taylor, not divided': ('taylor', 'global', None),
+    'kd_grad, not divided': ('kd_grad', 'global', None),
+    'fisher': ('fisher', 'global', 'mean'),
+    'group_l2': ('group_l2', 'global', 'mean'),
+    'l2': ('l2', 'global', 'mean'),
+    'l2, isomorphic': ('l2', 'isomorphic', 'mean'),
+    'saliency': ('saliency', 'global', 'mean'),
+    'kd_grad': ('kd_grad', 'global', 'mean'),
+    'lamp': ('lamp', 'global', 'mean'),
+    'fpgm': ('fpgm', 'global', 'mean'),
+    'l1': ('l1', 'global', 'mean'),
+    'bn_scale': ('bn_scale', 'global', 'mean'),
+    'activation': ('activation', 'global', 'mean'),
+    'wanda': ('wanda', 'global', 'mean'),
+    'l2+kd_grad': ('l2+kd_grad', 'global', 'mean'),
+    'remain': ('remain', 'global', 'mean'),
+    'random': ('random', 'global', 'mean'),
 }
 TAYLOR = tp.importance.GroupTaylorImportance
 MAGNITUDE = tp.importance.GroupMagnitudeImportance
@@ -179,7 +182,6 @@ class Dense:
         self.model.eval()
         self.calibration = list(pictures.batches(8, augment=False))
         self.macs = count_macs(self.model, picture)['']
-        self.broken = 0
 
     @cached_property
     def groups(self) -> list:
@@ -202,12 +204,13 @@ class Dense:
 
     def ours(self, name: str, ratio: float) -> nn.Module:
         """Returns the model without units, chosen by one of ours."""
-        criterion, scope = OURS[name]
+        criterion, scope, normalize = OURS[name]
         pruner = StructuredPruner(
             ratio,
             TASK_UTILS.build(criterion_config(criterion)),
             target='macs',
             scope=scope,
+            normalize=normalize,
         )
         stats = self.stats
         if 'survivors' in pruner.importance.needs:
@@ -217,29 +220,21 @@ class Dense:
         apply_plan(pruned, plan)
         return pruned
 
-    def theirs(self, name: str, ratio: float) -> nn.Module | None:
+    def theirs(self, name: str, ratio: float) -> nn.Module:
         """Returns torch-pruning's: the ratio of channels that meets the
-        multiply-adds is found by halving. At some ratios its short-cuts no
-        longer fit and the model does not run; one nearby is taken."""
+        multiply-adds is found by halving."""
         low, high, best = 0.0, 1.0, None
         for _ in range(12):
             middle = (low + high) / 2
-            for nudge in (0, 0.01, -0.01, 0.02, -0.02):
-                model = self._pruned_by_theirs(name, middle + nudge)
-                try:
-                    left = count_macs(model, picture)[''] / self.macs
-                    break
-                except RuntimeError:
-                    self.broken += 1
-            else:
-                break
+            model = self._pruned_by_theirs(name, middle)
+            left = count_macs(model, picture)[''] / self.macs
             gap = abs(left - (1 - ratio))
             if best is None or gap < best[0]:
                 best = gap, model
             if gap < 0.003:
                 break
             low, high = (middle, high) if left > 1 - ratio else (low, middle)
-        return best and best[1]
+        return best[1]
 
     def _pruned_by_theirs(self, name: str, ratio: float) -> nn.Module:
         kind, everywhere = THEIRS[name]
@@ -323,15 +318,13 @@ def measure(args: argparse.Namespace, found: dict, path: Path) -> None:
                 make: Callable = dense.ours if name in OURS else dense.theirs
                 pruned[depth, name, ratio] = make(name, ratio)
             model = copy.deepcopy(pruned[depth, name, ratio])
-            if model is None:
-                continue
             left = count_macs(model, picture)[''] / dense.macs
             if stage != 'before':
                 teacher = dense.model if stage == 'distilled' else None
                 recover(model, teacher, pictures, args)
             score = accuracy(model, pictures.test)
             found[key(depth, name, ratio, stage)] = dict(
-                accuracy=score, left=left, broken=dense.broken
+                accuracy=score, left=left
             )
             save_json(found, path)
 

@@ -76,7 +76,6 @@ def dense(name: str, args: argparse.Namespace) -> tuple[Any, nn.Module]:
         ]
     torch.manual_seed(0)
     model = build_model(cfg)
-    model.init_weights()
     return cfg, model.to(args.device).eval()
 
 
