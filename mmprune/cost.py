@@ -34,12 +34,20 @@ def weights_mb(model: nn.Module) -> float:
     return sum(t.numel() * t.element_size() for t in tensors) / 1e6
 
 
-def cost_row(model: nn.Module, forward: Forward) -> dict[str, float]:
-    """Returns what a report says of a model, but for its latency."""
+def cost_row(
+    model: nn.Module, forward: Forward, macs: int | None = None
+) -> dict[str, float]:
+    """Returns what a report says of a model, but for its latency.
+
+    Args:
+        model: Any model.
+        forward: Runs it once, to count its multiply-adds.
+        macs: Their number where it is known; nothing is run then.
+    """
     return dict(
         params=count_params(model),
         nonzero=count_nonzero(model),
-        macs=count_macs(model, forward)[''],
+        macs=count_macs(model, forward)[''] if macs is None else macs,
         checkpoint_mb=weights_mb(model),
     )
 
@@ -169,13 +177,14 @@ def cost_table(model: nn.Module, forward: Forward | None) -> CostTable:
             are unknown and zero.
     """
     params = dict(model.named_parameters())
+    own = None if forward is None else _own_macs(model, forward)
     table = CostTable(
         shapes={n: tuple(t.shape) for n, t in named_tensors(model).items()},
         params=dict.fromkeys(params, 1.0),
         macs=dict.fromkeys(params, 0.0),
+        counted=None if own is None else sum(own.values()),
     )
-    if forward is not None:
-        _charge(model, _own_macs(model, forward), table.macs)
+    _charge(model, own or Counter(), table.macs)
     return table
 
 

@@ -146,8 +146,12 @@ class PruningOptions:
         'what the ratio counts in structured pruning',
         choices=('units', 'params', 'macs'),
     )
-    round_to: int = option(
-        1, 'kept channels and neurons are a multiple of this', least=1
+    round_to: int | None = option(
+        None,
+        'kept channels and neurons are a multiple of this',
+        type=int,
+        shown='16 in groups of 128 or more, with --scope global',
+        least=1,
     )
     min_keep: int = option(
         1, 'channels and neurons that every group keeps', least=1
@@ -163,7 +167,7 @@ class PruningOptions:
     )
     seed: int = seed('of the random criterion, and of a training')
     device: str = option('cpu', 'where to prune: cpu or cuda[:N]')
-    latency_runs: int = option(5, 'timed runs per model, 0 for none', least=0)
+    latency_runs: int = option(3, 'timed runs per model, 0 for none', least=0)
     ann_file: str | None = annotations()
     trust_checkpoint: bool = trust_checkpoint()
 

@@ -192,18 +192,31 @@ def _dense(
 def _rows(
     dense: Dense, made: dict[str, Pruned], options: PruningOptions
 ) -> dict[str, dict]:
-    """Returns what each model costs, by name."""
-    run = dense.family.single_frame
+    """Returns what each model costs, by name.
+
+    Zeros change no shape: such a model does the operations of the dense one,
+    whose multiply-adds and time are its own. A large model's forwards are
+    most of what the command takes.
+    """
+    run, macs = dense.family.single_frame, dense.costs.counted
     models = dict(dense=dense.model)
     models |= {name: each.model for name, each in made.items()}
-    rows = {name: cost_row(model, run) for name, model in models.items()}
+    smaller = {name for name, each in made.items() if each.plan.groups}
+    rows = {
+        name: cost_row(model, run, None if name in smaller else macs)
+        for name, model in models.items()
+    }
     latencies = measure_latencies(
-        {name: partial(run, model) for name, model in models.items()},
+        {
+            name: partial(run, model)
+            for name, model in models.items()
+            if name == 'dense' or name in smaller
+        },
         options.latency_runs,
     )
     for name, row in rows.items():
         row |= made[name].row if name in made else {}
-        row['latency_ms'] = latencies[name]
+        row['latency_ms'] = latencies.get(name, latencies['dense'])
     return rows
 
 
@@ -284,10 +297,16 @@ def _notes(
             f' {options.importance} does not score single weights: those of '
             f'the unstructured model were chosen by {chosen_by}.'
         )
+    zeros = ''
+    if 'unstructured' in variants and options.latency_runs:
+        zeros = (
+            ' The unstructured model runs the operations of the dense one: '
+            'its latency was not measured apart.'
+        )
     return (
         f'One forward of one sample from {dense.family.source}; checkpoint: '
         f'weights only; latency: median of {options.latency_runs}, the '
         f'models in turns, on {options.device}, '
         f'{torch.get_num_threads()} threads, PyTorch {torch.__version__}.'
-        f'{weights}'
+        f'{weights}{zeros}'
     )
