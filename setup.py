@@ -79,6 +79,7 @@ setup(
         'torchvision>=0.20',
         'mmengine>=0.10.5,<1.0',
         'numpy>=1.24',
+        'scipy>=1.10',
         'torch-pruning>=1.6,<2.0',
         *mmcv_requirement(),
     ],

@@ -33,10 +33,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'projects')]
 
 from vad_latency import CONFIG, add_model_args, dense_vad  # noqa: E402
 
-from mmprune.adapters import traced_groups  # noqa: E402
 from mmprune.checkpoints.reading import load_checkpoint_file  # noqa: E402
 from mmprune.checkpoints.unfilled import unfilled  # noqa: E402
 from mmprune.cost import count_params  # noqa: E402
+from mmprune.discovery import discovered_groups  # noqa: E402
 from mmprune.models import load_model, load_weights  # noqa: E402
 from mmprune.plan import PruningPlan  # noqa: E402
 from mmprune.pruners import StructuredPruner  # noqa: E402
@@ -135,7 +135,7 @@ def resnet_ways(folder: Path) -> list[Way]:
 
 
 def _ours(dense: nn.Module, folder: Path) -> Way:
-    groups = list(traced_groups(dense, lambda model: model(IMAGE)))
+    groups = list(discovered_groups(dense, lambda model: model(IMAGE)))
     plan = StructuredPruner(0.5, scope='layer')(dense, groups)
     model = resnet50().eval()
     model.load_state_dict(dense.state_dict())

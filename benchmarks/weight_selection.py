@@ -20,8 +20,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from mmprune.allocation import lowest_of_group, lowest_per_row  # noqa: E402
+from mmprune.allocation import lowest_per_row  # noqa: E402
 from mmprune.cost import time_in_turns  # noqa: E402
+from mmprune.patterns import lowest_of_group  # noqa: E402
 
 GOAL = 4.8
 

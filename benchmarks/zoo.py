@@ -15,6 +15,7 @@ failed). Writes docs/zoo.md; exits with 1 if one that was asked for fails.
 import argparse
 import json
 import multiprocessing
+import os
 import re
 import resource
 import shutil
@@ -109,11 +110,7 @@ def families(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     if args.config:
         yield args.config.stem, args.config.resolve()
         return
-    configs = configs_of(args.package)
-    names = [p.name for p in sorted(configs.iterdir()) if p.is_dir()]
-    names = [n for n in names if n not in NOT_DETECTORS]
-    if args.package == 'mmdet3d':
-        names = [n for n in names if n in FAMILIES_3D.split()]
+    configs, names = configs_of(args.package), family_names(args.package)
     unknown = set(args.family or ()) - set(names)
     if unknown:
         raise SystemExit(f'no family {sorted(unknown)}; there are {names}')
@@ -125,6 +122,15 @@ def families(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
         ]
         if found:
             yield name, min(found, key=size_of)
+
+
+def family_names(package: str) -> list[str]:
+    """Returns the folders of a wheel that hold what is asked about."""
+    folders = sorted(p for p in configs_of(package).iterdir() if p.is_dir())
+    names = [p.name for p in folders if p.name not in NOT_DETECTORS]
+    if package == 'mmdet3d':
+        names = [name for name in names if name in FAMILIES_3D.split()]
+    return names
 
 
 def size_of(path: Path) -> tuple:
@@ -157,19 +163,17 @@ def run_family(
         state = dict(state, stages={}, seconds={}, finished=False)
     work.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
-        earlier = 'build' if stage == 'torch_pruning' else None
-        needed = STAGES[: STAGES.index(stage)] if earlier is None else ()
-        needed = [s for s in (*needed, 'build') if s in OURS and s != stage]
         if stage in state['stages']:
             continue
+        before = STAGES[: STAGES.index(stage)]
+        needed = [s for s in OURS if s in before]
+        if stage == 'torch_pruning':
+            needed = ['build']
         if any(state['stages'].get(s) != 'ok' for s in needed):
             state['stages'][stage] = '-'
             continue
-        limit = args.limit - sum(
-            s for k, s in state['seconds'].items() if k != 'torch_pruning'
-        )
-        if stage == 'torch_pruning':
-            limit = args.limit
+        spent = 0.0 if stage == 'torch_pruning' else own_seconds(state)
+        limit = args.limit - spent
         result = run_stage(stage, work, config, args.ratio, limit)
         state['stages'][stage] = result.pop('verdict')
         state['seconds'][stage] = result.pop('seconds')
@@ -222,7 +226,9 @@ def in_process(
 
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
     log = (work / f'{stage}.log').open('w')
-    sys.stdout = sys.stderr = log
+    for stream in (sys.stdout, sys.stderr):  # what is written in C++ as well
+        stream.flush()
+        os.dup2(log.fileno(), stream.fileno())
     try:
         found = getattr(zoo_stages, stage)(work, config, ratio) or {}
         found['verdict'] = found.get('verdict', 'ok')
@@ -232,13 +238,19 @@ def in_process(
         traceback.print_exc()
         text = ' '.join(str(error).split())[:300]
         found = dict(verdict=f'{type(error).__name__}: {text}')
-    log.flush()
     save_json(dict(found, seconds=round(time.process_time(), 1)), answer)
 
 
 def success(state: dict) -> bool:
-    """Whether all of our stages went through."""
-    return all(state['stages'].get(stage) == 'ok' for stage in OURS)
+    """Whether all of our stages went through.
+
+    The export only has to where the dense model exports.
+    """
+    stages = state['stages']
+    exports = stages.get('export', '-')
+    return all(stages.get(stage) == 'ok' for stage in OURS) and (
+        exports == 'ok' or exports.startswith('-')
+    )
 
 
 def render(folder: Path, args: argparse.Namespace) -> str:
@@ -247,6 +259,8 @@ def render(folder: Path, args: argparse.Namespace) -> str:
         json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))
     ]
     states = [s for s in states if s.get('finished')]
+    names_run = {s['family'] for s in states}
+    missing = [n for n in family_names(args.package) if n not in names_run]
     ours = sum(map(success, states))
     peer = sum(s['stages'].get('torch_pruning') == 'ok' for s in states)
     spent = [own_seconds(s) for s in states if success(s)] or [0.0]
@@ -259,16 +273,19 @@ def render(folder: Path, args: argparse.Namespace) -> str:
         for stage, verdict in s['stages'].items()
         if verdict not in ('ok', '-') and stage != 'torch_pruning'
     ]
+    failed.sort(key=lambda line: ', export: - (' in line)
     return '\n'.join(
         [
             f'# The zoo of {args.package}, pruned from stock configs',
             '',
             f'Made by `python benchmarks/zoo.py{options(args)}` with '
             f'{args.package} {version(args.package)}, torch '
-            f'{version("torch")}, torch-pruning {version("torch-pruning")}.',
+            f'{version("torch")}, torch-pruning {version("torch-pruning")}. '
+            'What one run has done the next one keeps.',
             '',
-            f'**{ours} of {len(states)}** families pass every stage; '
-            f'Torch-Pruning alone prunes {peer} of them so that they still '
+            f'**{ours} of {len(states)}** families pass every stage (of '
+            f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
+            f'not run); Torch-Pruning alone prunes {peer} so that they still '
             'run, and none of its models goes back into a config. Median '
             f'{statistics.median(spent):.0f} CPU seconds a family.',
             '',
@@ -278,17 +295,22 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             f'prunable parameters at least {least(args.ratio):.0%} gone, '
             'masked equals pruned to 1e-4, written; *reload*: by a stock '
             'Runner from the checkpoint, outputs bit-identical; *train*: one '
-            "step of the detector's own loss moves every parameter that has "
-            'a gradient in the dense model; *export*: ONNX, where the dense '
-            'model exports. Small pictures. Torch-Pruning: its dependency '
-            'graph and magnitude pruner as in its README, the layers that '
-            'write outputs left out; ok if the model still predicts.',
+            "step of the detector's own loss moves every parameter that a "
+            'step of the masked model moves; *export*: ONNX, where the dense '
+            'model exports (empty: it does not, or was not tried). Small '
+            'pictures. Torch-Pruning: its dependency graph and magnitude '
+            'pruner as in its README, the layers that write outputs left '
+            'out; ok if the model still predicts.',
             '',
             markdown_table([*head, *names], rows),
             '',
             '## What fails, and why',
             '',
             *(failed or ['Nothing.']),
+            '',
+            '## Not run',
+            '',
+            ', '.join(missing) or 'None.',
             '',
         ]
     )
@@ -315,10 +337,12 @@ def row(state: dict) -> list[str]:
         before, after = state[key]
         return f'{before * scale:.1f} → {after * scale:.1f}'
 
-    short = {'ok': 'ok', '-': '', None: ''}
-    marks = [
-        short.get(state['stages'].get(stage), 'fails') for stage in STAGES
-    ]
+    def mark(verdict: str) -> str:
+        if verdict == 'ok':
+            return verdict
+        return '' if verdict.startswith('-') else 'fails'
+
+    marks = [mark(state['stages'].get(stage, '-')) for stage in STAGES]
     config = re.sub(r'.*/configs/[^/]+/', '', state['config'])
     return [
         state['family'],

@@ -19,7 +19,9 @@ from mmprune.checkpoints.loading import load_model
 from mmprune.discovery.labels import tensors_in
 from mmprune.families.detector import drawn
 from mmprune.family import build_family
+from mmprune.masks import mask_plan
 from mmprune.registry import MODELS
+from mmprune.run import export as run_export
 from mmprune.run import folder as run_folder
 from mmprune.run import workflow
 from mmprune.run.options import PruningOptions
@@ -40,6 +42,10 @@ def build(work: Path, config: Path, ratio: float) -> dict:
     if cfg.default_scope == 'mmdet':
         cfg.model.setdefault('data_preprocessor', PICTURES)
     few_proposals(cfg.model)
+    pipeline = cfg.test_dataloader.dataset.get('pipeline')
+    if pipeline and not any('scale' in step for step in pipeline):
+        # A camera of mmdet3d: as large as its data, which is not here.
+        pipeline.insert(0, dict(type='Resize3D', scale=(0, 0)))
     torch.manual_seed(0)
     model = MODELS.build(copy.deepcopy(cfg.model))
     model.init_weights()
@@ -193,26 +199,17 @@ def reload(work: Path, config: Path, ratio: float) -> dict | None:
 
 
 def train(work: Path, config: Path, ratio: float) -> dict | None:
-    """Takes a step of the detector's own loss, dense and pruned."""
+    """Takes a step of the detector's own loss, masked and pruned.
+
+    Both predict the same, so that an assignment of targets by predictions
+    gives both the same gradients.
+    """
     cfg = Config.fromfile(work / 'config.py')
-    (pruned,) = work.glob('*_structured_pruned.pth')
-    reached = {}
-    for path in (work / 'dense.pth', pruned):
-        model = load_model(cfg, path)
-        model.train()
-        before = {n: p.clone() for n, p in model.named_parameters()}
-        family = build_family(cfg)
-        torch.manual_seed(0)
-        # Adam moves whatever has a gradient, however small.
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        family.loss(model, family.small_batch(model)).backward()
-        optimizer.step()
-        reached[path] = {
-            name
-            for name, p in model.named_parameters()
-            if p.grad is not None and not torch.equal(p, before[name])
-        }
-    lost = sorted(reached[work / 'dense.pth'] - reached[pruned])
+    (path,) = work.glob('*_structured_pruned.pth')
+    small = load_model(cfg, path)
+    masked = load_model(cfg, work / 'dense.pth')
+    mask_plan(masked, small.pruning_plan)
+    lost = sorted(moved(cfg, masked) - moved(cfg, small))
     if lost:
         return dict(
             verdict=f'{len(lost)} parameters do not move, as {lost[0]}'
@@ -220,9 +217,39 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
     return None
 
 
+def moved(cfg: Config, model: nn.Module) -> set[str]:
+    """Returns which parameters have a gradient and move in a step."""
+    family = build_family(cfg)
+    batch = family.small_batch(model)
+    model.train()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    torch.manual_seed(0)
+    # Adam moves whatever has a gradient, however small.
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    family.loss(model, batch).backward()
+    optimizer.step()
+    return {
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not None and not torch.equal(p, before[name])
+    }
+
+
 def export(work: Path, config: Path, ratio: float) -> dict:
-    """A place for the export of the tensor path."""
-    return dict(verdict='-')
+    """Exports the pruned detector, if the dense one exports."""
+    cfg = Config.fromfile(work / 'config.py')
+    (pruned,) = work.glob('*_structured_pruned.pth')
+    quiet = dict(latency_runs=0, log=lambda _: None)
+    dense = load_model(cfg, work / 'dense.pth')
+    try:
+        run_export.export(cfg, dense, work / 'onnx_dense', **quiet)
+    except Exception as error:  # of the exporter or of the runtime
+        text = ' '.join(str(error).split())[:200]
+        return dict(verdict=f'- (the dense one does not: {text})')
+    small = load_model(cfg, pruned)
+    found = run_export.export(cfg, small, work / 'onnx', **quiet)
+    differences = found['parts']['model']['differences']
+    return dict(onnx_difference=max(differences.values()))
 
 
 def torch_pruning(work: Path, config: Path, ratio: float) -> dict | None:

@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` with fewer heads than its width suggests."""
+"""Attentions with fewer heads than their width suggests."""
 
 import torch
 import torch.nn.functional as F
@@ -139,6 +139,45 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
                 'mask per kept head'
             )
         return bias[:, :1]
+
+
+class SlimWindowAttention(nn.Module):
+    """mmdet's ``WindowMSA`` that takes its inner width from its weights.
+
+    That module divides the width of its input by the number of heads, so it
+    cannot lose heads. Surgery turns it into this one, which has the same
+    parameters under the same names and computes the same (Swin,
+    arXiv:2103.14030).
+    """
+
+    @classmethod
+    def fits(cls, module: nn.Module) -> bool:
+        """Returns whether a module is one that this can replace."""
+        return type(module).__name__ == 'WindowMSA' and hasattr(
+            module, 'relative_position_bias_table'
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns ``[windows, tokens, width]`` of the same.
+
+        Args:
+            x: Tokens of all windows.
+            mask: ``[n, tokens, tokens]``, added to the logits of every n
+                windows in turn.
+        """
+        windows, tokens, _ = x.shape
+        qkv = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        places = self.relative_position_index.flatten()
+        bias = self.relative_position_bias_table[places]
+        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)
+        logits = (q * self.scale) @ k.transpose(-2, -1) + bias
+        if mask is not None:
+            logits = logits.unflatten(0, (-1, len(mask))) + mask[:, None]
+            logits = logits.flatten(0, 1)
+        weights = self.attn_drop(self.softmax(logits))
+        out = (weights @ v).transpose(1, 2).flatten(2)
+        return self.proj_drop(self.proj(out))
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:

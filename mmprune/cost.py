@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,10 +54,19 @@ def cost_row(
 
 
 def cost_rows(
-    models: Mapping[str, nn.Module], forward: Forward, latency_runs: int
+    models: Mapping[str, nn.Module],
+    forward: Forward,
+    latency_runs: int,
+    macs: Mapping[str, int | None] = MappingProxyType({}),
 ) -> dict[str, dict[str, float | None]]:
-    """Returns what a report says of several models, timed in turns."""
-    rows = {name: cost_row(model, forward) for name, model in models.items()}
+    """Returns what a report says of several models, timed in turns.
+
+    Multiply-adds that are known, by name, are not counted.
+    """
+    rows = {
+        name: cost_row(model, forward, macs.get(name))
+        for name, model in models.items()
+    }
     latencies = measure_latencies(
         {name: partial(forward, model) for name, model in models.items()},
         latency_runs,

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
@@ -27,7 +27,7 @@ class Family:
     """The default: groups by adapters, data by the config's dataloaders.
 
     Nothing is read before it is asked for, and asking for groups reads
-    nothing, unless an adapter runs the model (``mmprune.traced_groups``).
+    nothing, unless an adapter runs the model (``mmprune.discovered_groups``).
 
     The example is the first sample of the test data, or where the config has
     none of the validation or training data. It and the batches reach the
@@ -53,12 +53,23 @@ class Family:
         self.adapters = [_adapter(name) for name in adapters]
 
     def groups(self, model: nn.Module) -> Iterator[PruneGroup]:
-        """Yields what can be removed."""
+        """Yields what can be removed.
+
+        Where two adapters cut the same dimension of a tensor, the group of
+        the first one counts.
+        """
+        taken: set[tuple[str, int]] = set()
         for find in self.adapters:
+            more = ()
             if 'forward' in inspect.signature(find).parameters:
-                yield from find(model, self.forward)
-            else:
-                yield from find(model)
+                more = (self.forward,)
+            found: set[tuple[str, int]] = set()
+            for group in find(model, *more):
+                places = {(part.tensor, part.dim) for part in group.slices}
+                found |= places
+                if not places & taken:
+                    yield group
+            taken |= found
 
     def dense_reason(self, tensor: str) -> str:
         """Returns why no group covers a tensor."""
@@ -79,7 +90,7 @@ class Family:
     def forward(self, model: nn.Module) -> Any:
         """Returns all outputs for the example, to compare models."""
         data = model.data_preprocessor(copy.deepcopy(self._example), False)
-        return _call(model, data, 'tensor')
+        return call(model, data, 'tensor')
 
     def single_frame(self, model: nn.Module) -> Any:
         """Runs the model once, to count its cost."""
@@ -104,7 +115,7 @@ class Family:
         """Returns the model's own loss on a batch."""
         # What a training gives the loss, as padded masks, is added then only.
         data = model.data_preprocessor(copy.deepcopy(batch), True)
-        return model.parse_losses(_call(model, data, 'loss'))[0]
+        return model.parse_losses(call(model, data, 'loss'))[0]
 
     def tensor_path(self, model: nn.Module) -> TensorPath:
         """Returns what of the model is exported: one call on the example.
@@ -116,7 +127,7 @@ class Family:
         inputs = {k: v for k, v in data.items() if isinstance(v, Tensor)}
 
         def call(model: nn.Module, given: dict[str, Tensor]) -> Any:
-            return _call(model, {**data, **given}, 'tensor')
+            return call(model, {**data, **given}, 'tensor')
 
         return TensorPath([traced_part('model', model, call, inputs)])
 
@@ -221,8 +232,9 @@ def _adapter(name: str) -> Any:
     return find
 
 
-def _call(model: nn.Module, data: Any, mode: str) -> Any:
-    if isinstance(data, dict):
+def call(model: nn.Module, data: Any, mode: str) -> Any:
+    """Runs a model on what its data preprocessor returned."""
+    if isinstance(data, Mapping):
         return model(**data, mode=mode)
     return model(*data, mode=mode)
 

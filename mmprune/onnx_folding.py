@@ -6,6 +6,8 @@ import numpy as np
 
 # Elements of the largest result that is stored instead of computed.
 _LARGEST = 1 << 20
+# More elements than a list of sizes has.
+_FEW = 1 << 10
 
 
 def fold_constants(model: Any) -> Any:
@@ -20,61 +22,107 @@ def fold_constants(model: Any) -> Any:
     """
     import onnx
 
-    _numbers_as_weights(model.graph)
+    graph = model.graph
+    _numbers_as_weights(graph)
+    heavy = _set_aside(graph)
+    own = {n for node in graph.node if node.domain for n in node.output}
     while True:
-        # What was not known before would stay unknown.
-        del model.graph.value_info[:]
+        # What was not known before would stay unknown, but nobody else knows
+        # what an operator of another domain returns.
+        infos = [info for info in graph.value_info if info.name in own]
+        del graph.value_info[:]
+        graph.value_info.extend(infos)
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        graph = model.graph
         if not _fold_once(model):
             break
-    _drop_unread(model.graph)
+    names = {tensor.name for tensor in heavy}
+    inputs = [each for each in graph.input if each.name not in names]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    graph.initializer.extend(heavy)
+    _drop_unread(graph)
     return model
 
 
+def _set_aside(graph: Any) -> list[Any]:
+    """Takes the weights out, as inputs, and returns them.
+
+    Shape inference copies a model each time, and sizes are no weights.
+    """
+    from onnx import helper
+
+    heavy = [t for t in graph.initializer if np.prod(t.dims) > _FEW]
+    light = [t for t in graph.initializer if np.prod(t.dims) <= _FEW]
+    del graph.initializer[:]
+    graph.initializer.extend(light)
+    for tensor in heavy:
+        kind, shape = tensor.data_type, tensor.dims
+        info = helper.make_tensor_value_info(tensor.name, kind, shape)
+        graph.input.append(info)
+    return heavy
+
+
 def _fold_once(model: Any) -> bool:
-    """Folds in the order of the nodes; returns whether anything was."""
-    from onnx import ValueInfoProto, helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
+    """Folds what is known by now; returns whether anything was."""
+    from onnx import numpy_helper
 
     graph = model.graph
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     shapes = static_shapes(graph)
-    read = {n for node in graph.node for n in node.input}
-    kept, folded = [], False
+    names, folded, kept = set(known), [], []
     for node in graph.node:
         if node.op_type == 'Shape' and node.input[0] in shapes:
             attributes = {a.name: a.i for a in node.attribute}
             part = slice(attributes.get('start', 0), attributes.get('end'))
-            values = [np.array(shapes[node.input[0]][part], np.int64)]
-        elif _is_constant(node, known, shapes):
-            inputs = [n for n in node.input if n]
-            single = helper.make_model(
-                helper.make_graph(
-                    [node],
-                    'node',
-                    [_value(name, known[name]) for name in inputs],
-                    [ValueInfoProto(name=n) for n in node.output],
-                ),
-                opset_imports=model.opset_import,
-            )
-            given = {name: known[name] for name in inputs}
-            values = ReferenceEvaluator(single).run(None, given)
+            sizes = shapes[node.input[0]][part]
+            known[node.output[0]] = np.array(sizes, np.int64)
+        elif _is_constant(node, names, shapes):
+            folded.append(node)
         else:
             kept.append(node)
             continue
-        folded = True
-        for name, value in zip(node.output, values, strict=True):
-            known[name] = np.asarray(value)
-            if name in read or name in {o.name for o in graph.output}:
-                graph.initializer.append(
-                    numpy_helper.from_array(known[name], name)
-                )
+        names.update(node.output)
+    if len(kept) == len(graph.node):
+        return False
+    read = {name for node in kept for name in node.input}
+    read |= {each.name for each in graph.output}
+    values = known | _computed(folded, known, read, model.opset_import)
+    before = {t.name for t in graph.initializer}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(values[name]), name)
+        for name in sorted((read & set(values)) - before)
+    )
     del graph.node[:]
     graph.node.extend(kept)
-    return folded
+    return True
 
 
-def _is_constant(node: Any, known: dict, shapes: dict) -> bool:
+def _computed(
+    nodes: list[Any], known: dict, read: set[str], opsets: Any
+) -> dict[str, np.ndarray]:
+    """Runs nodes in order; returns what others read of their outputs."""
+    from onnx import ValueInfoProto, helper
+    from onnx.reference import ReferenceEvaluator
+
+    made = {name for node in nodes for name in node.output if name}
+    given = {name for node in nodes for name in node.input if name} - made
+    outputs = sorted(made & read)
+    if not outputs:
+        return {}
+    graph = helper.make_graph(
+        nodes,
+        'constants',
+        [_value(name, known[name]) for name in sorted(given)],
+        [ValueInfoProto(name=name) for name in outputs],
+    )
+    model = helper.make_model(graph, opset_imports=opsets)
+    feeds = {name: known[name] for name in given}
+    found = ReferenceEvaluator(model).run(outputs, feeds)
+    return dict(zip(outputs, found, strict=True))
+
+
+def _is_constant(node: Any, known: set[str], shapes: dict) -> bool:
     if node.domain or any(a.HasField('g') for a in node.attribute):
         return False
     inputs = [name for name in node.input if name]

@@ -162,7 +162,9 @@ class PruningPlan:
 def checkpoint_plan(checkpoint: Mapping) -> dict | None:
     """Returns the plan in a checkpoint as plain data, ``None`` if dense."""
     meta = checkpoint.get('meta')
-    return meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    # As it stands in the file, where something else has read that.
+    return json.loads(data) if isinstance(data, str) else data
 
 
 def _plain_group(group: PruneGroup) -> dict:

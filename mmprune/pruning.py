@@ -24,7 +24,13 @@ from .cost import cost_table
 from .criteria import criterion_config
 from .discovery import discovered_groups
 from .groups import PruneGroup
-from .pruners import StructuredPruner, check_groups, masked_difference
+from .pruners import (
+    LatencyPruner,
+    StructuredPruner,
+    check_groups,
+    default_table,
+    masked_difference,
+)
 from .pruners.verify import refuse_difference
 from .surgery import apply_plan
 
@@ -71,7 +77,8 @@ def prune(
         criterion: A name of :data:`mmprune.criteria.CRITERIA`, as ``l1`` or
             ``taylor``, or a criterion or its config.
         scope: ``global``, ``layer`` or ``isomorphic``: where units compete.
-        target: What the ratio counts: ``units``, ``params`` or ``macs``.
+        target: What the ratio counts: ``units``, ``params``, ``macs`` or
+            ``latency``, measured here on the example and met within 3 %.
         round_to: Kept channels and neurons are a multiple of this.
         min_keep: Channels and neurons that every group keeps.
         protect: Regular expressions; groups whose name or tensors match stay
@@ -88,7 +95,7 @@ def prune(
     pruner = StructuredPruner(
         ratio,
         importance=criterion,
-        target=target,
+        target='macs' if target == 'latency' else target,
         scope=scope,
         round_to=round_to,
         min_keep=min_keep,
@@ -103,7 +110,10 @@ def prune(
     if all(group.dense for group in groups):
         raise ValueError(_nothing_found(model, groups))
     costs = cost_table(dense, forward) if target != 'units' else None
-    plan = pruner(dense, groups, batches=batches, loss_fn=loss, costs=costs)
+    choose: Any = pruner
+    if target == 'latency':
+        choose = LatencyPruner(pruner, forward, default_table())
+    plan = choose(dense, groups, batches=batches, loss_fn=loss, costs=costs)
     refuse_difference(masked_difference(dense, plan, forward))
     pruned = copy.deepcopy(model)
     apply_plan(pruned, plan)

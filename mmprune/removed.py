@@ -65,11 +65,6 @@ def unit_tables(
     )
 
 
-def weight_tables(shapes: Shapes, model: nn.Module) -> dict[str, list[dict]]:
-    """Returns the tables about a model with zeros, by name."""
-    return dict(weights=module_rows(shapes, model))
-
-
 def module_rows(dense: Shapes, model: nn.Module) -> list[dict]:
     """Returns one row per matrix that lost elements or has zeros."""
     rows = []

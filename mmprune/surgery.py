@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .attention import SlimMultiheadAttention
+from .attention import SlimMultiheadAttention, SlimWindowAttention
 from .checkpoints.unfilled import empty_like_slice, is_unfilled
 from .groups import named_tensors
 from .layers import is_conv1d
@@ -205,5 +205,7 @@ def _refresh(m: nn.Module) -> None:
         m.num_embeddings, m.embedding_dim = m.weight.shape
     elif isinstance(m, nn.MultiheadAttention):
         SlimMultiheadAttention.take_over(m)
+    elif SlimWindowAttention.fits(m):
+        m.__class__ = SlimWindowAttention
     elif is_conv1d(type(m)):
         m.nx, m.nf = m.weight.shape

@@ -80,8 +80,17 @@ class TensorPath:
                 for name, value in expected.items():
                     yield Compared(part.name, name, value, found[name])
 
-    def write(self, folder: Path, run: Run) -> None:
-        """Writes further files beside the graphs; here there are none."""
+    def write(self, folder: Path, run: Run) -> dict[str, Any]:
+        """Writes further files beside the graphs; here there are none.
+
+        Args:
+            folder: Where the graphs lie.
+            run: Runs one of them.
+
+        Returns:
+            Further entries of ``deploy.json``.
+        """
+        return {}
 
 
 class Call(nn.Module):

@@ -7,7 +7,9 @@ import torch
 from tiny_models import CASES, Case
 from torch import nn
 
-from mmprune.adapters import ffn_groups, mha_groups, traced_groups
+from mmprune.adapters import ffn_groups, mha_groups
+from mmprune.discovery import discovered_groups
+from mmprune.groups import PruneGroup, Slice
 from mmprune.masks import mask_plan
 from mmprune.plan import PruningPlan
 from mmprune.pruners import check_groups, masked_difference
@@ -98,11 +100,11 @@ def test_tracing_finds_depthwise_concat_flatten_and_transposed():
     assert flat['head.weight'].block == 4
 
 
-def test_tracing_leaves_flags_and_modes_alone():
+def test_discovery_leaves_flags_and_modes_alone():
     model = CASES['resnet']().model.train()
     model.conv1.weight.requires_grad_(False)
     model.bn1.eval()
-    list(traced_groups(model, lambda m: m(torch.zeros(1, 3, 64, 64))))
+    list(discovered_groups(model, lambda m: m(torch.zeros(1, 3, 64, 64))))
     assert model.training
     assert not model.bn1.training
     assert not model.conv1.weight.requires_grad
@@ -110,23 +112,10 @@ def test_tracing_leaves_flags_and_modes_alone():
 
 def test_channels_that_the_output_shows_stay_dense():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1))
-    groups = list(traced_groups(model, lambda m: m(torch.zeros(1, 3, 4, 4))))
+    image = torch.zeros(1, 3, 4, 4)
+    groups = discovered_groups(model, lambda m: m(image))
     assert [bool(g.dense) for g in groups] == [False, True]
     assert 'output' in groups[1].dense
-
-
-def test_grouped_convolution_and_group_norm_stay_dense_with_the_reason():
-    model = nn.Sequential(
-        nn.Conv2d(4, 8, 1),
-        nn.Conv2d(8, 8, 1, groups=2),
-        nn.Conv2d(8, 8, 1),
-        nn.GroupNorm(2, 8),
-        nn.Conv2d(8, 2, 1),
-    )
-    groups = list(traced_groups(model, lambda m: m(torch.zeros(1, 4, 4, 4))))
-    reasons = {g.name: g.dense for g in groups}
-    assert reasons['0'] == 'grouped convolution'
-    assert 'GroupNorm' in reasons['2']
 
 
 def test_norm_between_linear_layers_stays_dense():
@@ -169,7 +158,9 @@ def test_outputs_that_cannot_be_compared_are_refused():
 def test_a_group_that_fails_its_own_check_is_left_dense():
     model = Leaky().eval()
     image = torch.randn(1, 3, 4, 4)
-    groups = list(traced_groups(model, lambda m: m(image)))
-    assert not groups[0].dense  # the graph cannot see it
+    layer = (Slice('one.weight'), Slice('one.bias'))
+    groups = [
+        PruneGroup('one', 'channel', 4, layer, (Slice('two.weight', 1),))
+    ]
     checked = check_groups(model, groups, lambda m: m(image))
     assert 'shapes differ' in checked[0].dense

@@ -6,7 +6,6 @@ import torch
 from mmprune.allocation import (
     allocate,
     lowest,
-    lowest_of_group,
     lowest_overall,
     lowest_per_row,
     meet_budget,
@@ -15,6 +14,7 @@ from mmprune.allocation import (
     removal_order,
     round_half_up,
 )
+from mmprune.patterns import lowest_of_group
 
 SCORES = {
     'a': torch.tensor([5.0, 1.0, 4.0, 3.0]),
@@ -191,3 +191,21 @@ def test_every_group_of_neighbours_loses_exactly_its_lowest(
     found = lowest_of_group(values, count, size)
     expected = reference_rows(values.view(-1, size), count)
     assert torch.equal(found, expected.view(values.shape))
+
+
+@pytest.mark.parametrize('kind', ['random', 'ties', 'zeros', 'rising'])
+def test_the_lowest_of_many_are_exact(kind):
+    """Over a million entries a sample only says where to look."""
+    n = 2**20 + 17
+    values = dict(
+        random=lambda: torch.randn(n).abs(),
+        ties=lambda: torch.randint(0, 50, (n,)).float(),
+        zeros=lambda: torch.cat([torch.zeros(n // 2), torch.rand(n - n // 2)]),
+        rising=lambda: torch.arange(n).float(),
+    )[kind]()
+    ordered = values.sort(stable=True).indices
+    for count in (1, 7, n // 2, n // 2 + 9, n - 1, n):
+        mask = lowest(values, count)
+        expected = torch.zeros(n, dtype=torch.bool)
+        expected[ordered[:count]] = True
+        assert torch.equal(mask, expected)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmprune.adapters import mha_groups
-from mmprune.attention import SlimMultiheadAttention
+from mmprune.attention import SlimMultiheadAttention, SlimWindowAttention
 from mmprune.plan import PruningPlan
 from mmprune.surgery import apply_plan
 
@@ -108,3 +108,35 @@ def test_key_biases_are_refused():
         SlimMultiheadAttention.take_over(
             nn.MultiheadAttention(8, 2, add_bias_kv=True)
         )
+
+
+def window_attention():
+    """A Swin layer of four heads, in the shape that mmdet gives it."""
+    swin = pytest.importorskip('mmdet.models.backbones.swin')
+    torch.manual_seed(0)
+    module = swin.WindowMSA(16, num_heads=4, window_size=(3, 3))
+    torch.nn.init.normal_(module.relative_position_bias_table)
+    return module.eval()
+
+
+def test_a_window_attention_computes_the_same_from_its_weights():
+    module = window_attention()
+    x, mask = torch.randn(6, 9, 16), torch.randn(2, 9, 9)
+    for given in (None, mask):
+        expected = module(x, given)
+        slim = copy.deepcopy(module)
+        slim.__class__ = SlimWindowAttention
+        torch.testing.assert_close(slim(x, given), expected)
+
+
+def test_a_window_attention_loses_heads():
+    from mmprune.discovery import discovered_groups
+    from mmprune.pruners import masked_difference
+
+    model = torch.nn.Sequential(window_attention())
+    x = torch.randn(6, 9, 16)
+    groups = discovered_groups(model, lambda net: net(x))
+    (heads,) = [g for g in groups if g.granularity == 'head' and not g.dense]
+    assert heads.size == 4
+    plan = PruningPlan((heads,), {heads.name: [0, 2]})
+    assert masked_difference(model, plan, lambda net: net(x)) < 1e-5

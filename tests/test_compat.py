@@ -1,6 +1,7 @@
 """Import repairs, safe checkpoints, and the guard of pruned checkpoints."""
 
 import importlib.util
+import json
 import os
 import pickle
 import subprocess
@@ -658,6 +659,12 @@ def test_the_guard_looks_into_wrappers():
         check_plan_matches(wrapped, pruned)
     model.pruning_plan = _Plan(fc=[0])
     check_plan_matches(wrapped, pruned)
+
+
+def test_the_guard_reads_a_plan_that_is_text():
+    plan = json.dumps(_Plan(fc=[0]).to_dict())
+    with pytest.raises(ValueError, match='the model is dense'):
+        check_plan_matches(_model(3, None), dict(meta=dict(pruning_plan=plan)))
 
 
 def test_a_bare_state_dict_has_no_plan():

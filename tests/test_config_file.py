@@ -1,9 +1,11 @@
 """Options of a config: what is new is said, what does not fit is refused."""
 
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
-from mmprune.run.config_file import merge_options
+from mmprune.run.config_file import config_path, merge_options
 
 
 @pytest.fixture
@@ -56,3 +58,23 @@ def test_only_rank_0_says_it(cfg, capsys, monkeypatch):
     monkeypatch.setenv('RANK', '1')
     merge_options(cfg, ['model.widht=3'])
     assert capsys.readouterr().err == ''
+
+
+def test_a_stock_config_is_found_in_its_package():
+    path = config_path('mmdet::retinanet/retinanet_r18_fpn_1x_coco')
+    assert path.is_file()
+    assert path.parts[-4:-1] == ('.mim', 'configs', 'retinanet')
+    assert config_path('some/where.py') == Path('some/where.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'why'),
+    [
+        ('mmdet::retinanet/retinanet_r19_fpn_1x_coco.py', 'r18_fpn_1x_coco'),
+        ('mmnothing::a.py', 'is not installed'),
+        ('json::a.py', 'has none'),
+    ],
+)
+def test_a_stock_config_that_is_not_there_is_refused(name, why):
+    with pytest.raises(ValueError, match=why):
+        config_path(name)

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmprune.checkpoints.loading import load_model
 from mmprune.checkpoints.writing import save_pruned
+from mmprune.families.detector import drawn
 from mmprune.families.drawn_picture import drawn_batch, trained_size
 from mmprune.family import build_family
 from mmprune.masks import mask_plan
@@ -160,3 +161,55 @@ def test_a_criterion_that_needs_data_says_that_there_is_none(retinanet):
     cfg, _ = retinanet
     with pytest.raises(ValueError, match='training data is not at hand'):
         build_family(cfg).batches()
+
+
+def test_a_scene_holds_what_a_detector_of_mmdet3d_reads():
+    mmdet3d = pytest.importorskip('mmdet3d')
+    configs = Path(mmdet3d.__file__).parent / '.mim' / 'configs'
+    pillars = Config.fromfile(
+        configs / 'pointpillars'
+        '/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-car.py'
+    )
+    batch = drawn(pillars, 64, 96)
+    (points,), (sample,) = batch['inputs']['points'], batch['data_samples']
+    boxes = sample.gt_instances_3d.bboxes_3d
+    area = torch.tensor(
+        pillars.model.data_preprocessor.voxel_layer['point_cloud_range']
+    )
+    assert points.shape[1] == 4
+    assert (points[:, :3] >= area[:3]).all()
+    assert (points[:, :3] <= area[3:]).all()
+    inside = boxes.points_in_boxes_part(points[:, :3])
+    assert set(inside.tolist()) == {-1, 0, 1, 2}
+    camera = Config.fromfile(
+        configs / 'fcos3d'
+        '/fcos3d_r101-caffe-dcn_fpn_head-gn_8xb2-1x_nus-mono3d.py'
+    )
+    batch = drawn(camera, 64, 96)
+    (sample,) = batch['data_samples']
+    assert 'points' not in batch['inputs']
+    assert batch['inputs']['img'][0].shape == (3, 64, 96)
+    assert sample.gt_instances_3d.bboxes_3d.tensor.shape == (3, 9)
+    assert (sample.gt_instances_3d.depths > 0).all()
+
+
+def test_a_loss_is_that_of_training_while_norms_keep_their_statistics():
+    """DETR's descendants compute half of their losses in training only."""
+    from mmengine.model import BaseModel
+
+    class Detector(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, inputs, mode):
+            extra = 1.0 if self.training else 0.0
+            return dict(loss=self.norm(inputs).sum() + extra)
+
+    model = Detector().eval()
+    family = build_family(stock('retinanet/retinanet_r18_fpn_1x_coco.py'))
+    x = torch.randn(4, 2)
+    loss = family.loss(model, dict(inputs=x))
+    torch.testing.assert_close(loss, model.norm(x).sum() + 1)
+    assert not model.training
+    assert model.norm.num_batches_tracked == 0

@@ -4,12 +4,15 @@ Every model here is checked in the same way: the groups found hold (masked
 equals pruned), and the sizes of the open ones are those worked out by hand.
 """
 
+from enum import Enum
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mmprune.discovery import discovered_groups
+from mmprune.discovery.labels import tensors_in
 from mmprune.groups import PruneGroup, Slice
 from mmprune.plan import PruningPlan
 from mmprune.pruners import masked_difference
@@ -380,3 +383,118 @@ def test_the_channels_of_the_input_are_no_units():
     )
     model.register_buffer('mean', torch.rand(3, 1, 1))
     assert found(model) == {'one': 4}
+
+
+class Deformable(nn.Module):
+    """Heads that sample a map where their own offsets say."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Linear(6, 8)
+        self.offsets = nn.Linear(6, 4 * 3 * 2)
+        self.weights = nn.Linear(6, 4 * 3)
+        self.output = nn.Linear(8, 5)
+        self.num_heads = 4
+
+    def forward(self, x):
+        batch, count, _ = x.shape
+        heads = self.num_heads
+        value = self.value(x).view(batch, count, heads, -1)
+        value = value.permute(0, 2, 3, 1).reshape(batch * heads, -1, 4, 4)
+        grid = self.offsets(x).view(batch, count, heads, 3, 2).tanh()
+        grid = grid.transpose(1, 2).flatten(0, 1)
+        share = self.weights(x).view(batch, count, heads, 3).softmax(-1)
+        share = share.transpose(1, 2).flatten(0, 1)[:, None]
+        found = F.grid_sample(value, grid, align_corners=False) * share
+        found = found.sum(-1).view(batch, -1, count)
+        return self.output(found.transpose(1, 2))
+
+
+def test_what_computes_where_a_head_samples_goes_with_it():
+    model = nn.Sequential(Deformable())
+    tokens = torch.randn(1, 16, 6)
+    assert found(model, tokens) == {'0.value': 4}
+    (group,) = [
+        g
+        for g in discovered_groups(model, lambda net: net(tokens))
+        if not g.dense
+    ]
+    assert group.granularity == 'head'
+    assert group.attrs == {'0.num_heads': 1}
+    blocks = {part.tensor: part.block for part in group.producers}
+    assert blocks['0.offsets.weight'] == 6
+    assert blocks['0.weights.weight'] == 3
+
+
+def test_positions_that_no_head_owns_hold_their_channels():
+    model = Net(
+        lambda net, x: F.grid_sample(
+            net.map(x),
+            net.grid(x).permute(0, 2, 3, 1).tanh(),
+            align_corners=False,
+        ),
+        map=conv(3, 4),
+        grid=conv(3, 2),
+    )
+    assert reasons(model)['grid'] == 'positions to sample at'
+
+
+def test_tensors_are_found_in_results_of_any_kind():
+    """As mmdet3d returns them: a class and a kind lie beside the tensors."""
+
+    class Kind(Enum):
+        BOX = 1
+
+    class Result:
+        pass
+
+    result = Result()
+    result.kind, result.made_of, result.scores = Kind.BOX, Result, PICTURE
+    result.boxes = [dict(one=PICTURE[0])]
+    one, other = tensors_in((result,))
+    assert one is result.boxes[0]['one']  # by name, not in order of setting
+    assert other is PICTURE
+
+
+def on_a_canvas(net, x):
+    """Features of some pixels on an empty map, as pillars are scattered."""
+    places = torch.arange(0, 64, 3)
+    pillars = net.one(x)[0].flatten(1).t()[places]
+    canvas = torch.zeros(pillars.shape[1], 64)
+    canvas[:, places] = pillars.t()
+    return net.two(canvas.view(1, -1, 8, 8))
+
+
+def test_columns_written_by_an_index_keep_their_channels():
+    model = Net(on_a_canvas, one=conv(3, 6), two=conv(6, 5))
+    assert found(model) == {'one': 6}
+
+
+def test_an_index_between_two_dimensions_is_followed_or_held():
+    """Of what is written at an index in front of and behind the channels."""
+
+    def run(net, x):
+        y = net.one(x)
+        canvas = torch.zeros(9, y.shape[1], 64)
+        rows = torch.tensor([1, 5])
+        canvas[rows, :, rows] = y.flatten(2).mean(2)
+        return net.two(canvas.unflatten(2, (8, 8)))
+
+    model = Net(run, one=conv(3, 6), two=conv(6, 5))
+    held = reasons(model)
+    assert held['one'] == 'positions are picked by an index'
+
+
+@pytest.mark.parametrize('kind', ['amax', 'mean', 'sum'])
+def test_what_is_scattered_into_voxels_keeps_its_channels(kind):
+    def run(net, x):
+        points = net.one(x)[0].flatten(1).t()
+        voxel = (torch.arange(64) % 7)[:, None].expand_as(points)
+        voxels = torch.zeros(7, points.shape[1])
+        voxels = voxels.scatter_reduce(
+            0, voxel, points, kind, include_self=False
+        )
+        return net.fc(voxels)
+
+    model = Net(run, one=conv(3, 6), fc=nn.Linear(6, 5))
+    assert found(model) == {'one': 6}

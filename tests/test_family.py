@@ -98,10 +98,19 @@ def test_the_loss_is_the_models_own(cfg):
 
 
 def test_an_adapter_that_runs_the_model_gets_the_example(cfg):
-    cfg.pruning.adapters = ['mmprune.traced_groups']
+    cfg.pruning.adapters = ['mmprune.discovered_groups']
     model = TinyModel(16).eval()
     names = [g.name for g in build_family(cfg).groups(model)]
     assert {'stem', 'one', 'two'} <= set(names)
+
+
+def test_of_two_adapters_the_first_one_s_group_counts(cfg):
+    cfg.pruning.adapters = ['mmprune.ffn_groups', 'mmprune.discovered_groups']
+    model = TinyModel(16).eval()
+    found = list(build_family(cfg).groups(model))
+    names = [g.name for g in found]
+    assert len(names) == len(set(names))
+    assert names.index('branch.0') < names.index('stem')
 
 
 def test_an_adapter_that_is_not_there_is_named(cfg):

@@ -30,11 +30,13 @@ COMMANDS = sorted((ROOT / 'tools').glob('*.py')) + sorted(
 WORDS = {
     'compare_rounds': ['run'],
     'create_data': ['nuscenes'],
+    'export': ['config', 'checkpoint'],
     'make_keyframe': ['out'],
     'make_mini_world': ['out'],
     'prune_and_retrain': ['config', 'checkpoint'],
     'quantize': ['config', 'checkpoint'],
     'report': ['folder'],
+    'sensitivity': ['config', 'checkpoint'],
     'test': ['config', 'checkpoint'],
     'train': ['config'],
     'visualize': ['config'],

@@ -10,6 +10,7 @@ from mmprune.groups import (
     unit_elements,
     unit_sums,
 )
+from mmprune.plan import PruningPlan
 
 
 @pytest.mark.parametrize(
@@ -51,17 +52,22 @@ def test_round_trip_of_a_group():
         (Slice('proj.weight', 1, 8, fill=-1.0),),
         {'attn.num_heads': 1},
     )
-    data = group.to_dict()
+    plan = PruningPlan((group,), {'attn': [0, 2]})
+    (data,) = plan.to_dict()['groups']
     assert data['producers'] == [dict(tensor='qkv.weight', block=8, copies=3)]
-    assert PruneGroup.from_dict(data) == group
+    assert PruningPlan.from_dict(plan.to_dict()) == plan
 
 
 def test_unknown_field_of_a_group_is_refused():
-    data = PruneGroup('a', 'head', 1, (Slice('w'),)).to_dict()
+    group = PruneGroup('a', 'head', 2, (Slice('w'),))
+    plan = PruningPlan((group,), {'a': [0]}).to_dict()
+    (data,) = plan['groups']
+    plan['groups'] = [{**data, 'colour': 'red'}]
     with pytest.raises(ValueError, match='written by another version'):
-        PruneGroup.from_dict({**data, 'colour': 'red'})
+        PruningPlan.from_dict(plan)
+    plan['groups'] = [{'name': 'a'}]
     with pytest.raises(ValueError, match='not a pruning group'):
-        PruneGroup.from_dict({'name': 'a'})
+        PruningPlan.from_dict(plan)
 
 
 def test_shared_tensors_are_named_twice():

@@ -31,7 +31,12 @@ SHAPES = {
     'models/semi_structured:to_semi_structured': 'the same, laid out anew',
     'quantization/layers:PackedLinear.*': 'integers of as many weights',
 }
-UNPICKLES = {'mmprune/checkpoints/*:*': 'the place for it'}
+UNPICKLES = {
+    'mmprune/checkpoints/*:*': 'the place for it',
+    'projects/VAD/data/packed_records:Records.__getitem__': (
+        'bytes that this process has pickled itself'
+    ),
+}
 
 # In-place methods of a tensor that leave its values alone.
 HARMLESS = {'requires_grad_', 'share_memory_', 'rename_'}

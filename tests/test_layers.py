@@ -152,7 +152,7 @@ RULES = read_rules(DOC)
 TREE = """
     __init__ compat/__init__ compat/ops/__init__ checkpoints/__init__
     checkpoints/reading groups registry plan cost masks surgery
-    adapters/__init__ adapters/vit adapters/ffn adapters/traced
+    adapters/__init__ adapters/vit adapters/ffn discovery/rules
     models/__init__ models/pruned models/loading hooks/plan_hook
 """
 
@@ -220,7 +220,7 @@ def test_a_forbidden_import_is_found(tmp_path, module, line, found):
     ('module', 'line'),
     [
         ('surgery', 'from .plan import PruningPlan'),
-        ('adapters/traced', 'import torch_pruning'),
+        ('discovery/rules', 'from ..groups import Slice'),
         ('adapters/__init__', 'from .ffn import ffn_groups'),
         ('models/pruned', 'from .loading import build_model'),
         ('models/loading', 'from mmengine.config import Config'),

@@ -158,7 +158,7 @@ def test_a_plan_is_read_as_text_or_as_data(pruned, tmp_path):
     assert read['meta']['pruning_plan'] == older['meta']['pruning_plan']
     raw['meta']['pruning_plan'] = text[:-5]
     torch.save(raw, tmp_path / 'cut.pth')
-    with pytest.raises(ValueError, match=r'cut.pth: .* is not JSON'):
+    with pytest.raises(ValueError, match='cut.pth is truncated'):
         load_model(cfg, tmp_path / 'cut.pth')
 
 

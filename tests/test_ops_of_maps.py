@@ -181,3 +181,16 @@ def test_offsets_of_a_larger_map_are_read_as_mmcv_s_kernels_read_them():
     weights = mask.flatten(1)[:, : 9 * 16].view(2, 9, 4, 4)
     torch.testing.assert_close(found, layer(x, first, weights))
     assert not torch.allclose(found, F.conv2d(x, layer.weight, padding=1))
+
+
+def test_an_offset_that_is_no_number_reads_nothing():
+    """As in mmcv's kernels; torchvision's would read any memory."""
+    layer = ops.DeformConv2d(2, 3, 3, padding=1)
+    x, offset = torch.randn(1, 2, 4, 4), torch.zeros(1, 18, 4, 4)
+    for nothing in (float('nan'), float('inf'), -float('inf')):
+        offset[0, :2] = nothing  # of the first of nine taps
+        kernel = layer.weight.detach().clone()
+        kernel[:, :, 0, 0] = 0
+        torch.testing.assert_close(
+            layer(x, offset), F.conv2d(x, kernel, padding=1)
+        )

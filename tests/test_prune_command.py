@@ -144,6 +144,13 @@ def test_kept_widths_are_multiples_of_round_to(files):
     assert all(len(k) % 8 == 0 for k in plan.keep.values())
 
 
+def test_a_runtime_stands_for_its_width(files):
+    folder = prune(files, '--for', 'tensorrt', '--mode', 'structured')
+    plan = PruningPlan.load(folder / 'plan.json')
+    assert plan.keep
+    assert all(len(k) % 16 == 0 for k in plan.keep.values())
+
+
 def test_a_group_that_cannot_lose_units_is_left_dense_with_the_reason(files):
     folder = prune(files, '--cfg-options', 'pruning.wrong=True')
     model = load(folder, 'tiny_structured_pruned.pth', files)
@@ -304,6 +311,7 @@ def fails(capsys, files, *flags):
         ),
         (['--target', 'params', '--round-to', '64'], '100.0% still remain'),
         (['--round-to', '0'], 'at least 1'),
+        (['--for', 'tensorrt', '--round-to', '8'], 'rounds to 16'),
         (['--min-keep', '0', '--mode', 'unstructured'], 'at least 1'),
         (['--latency-runs', '-1'], 'must not be negative'),
         (['--device', 'cpu:foo'], '--device is cpu, cuda or cuda:N'),
@@ -546,9 +554,9 @@ def test_a_dry_run_says_what_would_be_cut_and_writes_nothing(files, capsys):
     table = {row[0]: row[1:] for row in rows if len(row) > 1}
     assert table['kind'][:4] == ['groups', 'kept dense', 'units', 'removed']
     # Channels of one and two (32 + 16), of which 24 go; the stem is frozen.
-    # Neurons of the branch (64); the other eight have a LayerNorm.
+    # Neurons of the branch (64); others have a LayerNorm or are outputs.
     assert table['channel'][:4] == ['2', '1', '48', '24 (50.0%)']
-    assert table['neuron'][:4] == ['1', '1', '64', '32 (50.0%)']
+    assert table['neuron'][:4] == ['1', '3', '64', '32 (50.0%)']
     assert 'unstructured: 50.0% of 11,008 weights would be zero' in lines
     assert lines[-1] == '--dry-run: nothing was written'
     prune(files, *flags[:2], '--mode', 'structured')

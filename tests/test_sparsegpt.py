@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprune.allocation import lowest_of_group, lowest_overall
+from mmprune.allocation import lowest_overall
+from mmprune.patterns import lowest_of_group
 from mmprune.pruners import SparseGPT
 
 

@@ -110,7 +110,7 @@ def test_widths_of_wide_groups_are_round_unless_that_misses_the_ratio(
     cfg.model.width = 64
     options = PruningOptions(sparsity=0.4, latency_runs=0)
     model = build_model(cfg).eval()
-    dense = workflow._dense(cfg, model, options, lambda _: None)
+    dense = workflow.find_dense(cfg, model, options, lambda _: None)
 
     def kept(**changed) -> dict[str, int]:
         asked = replace(options, **changed)

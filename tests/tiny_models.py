@@ -27,9 +27,9 @@ from mmprune.adapters import (
     llama_groups,
     mha_groups,
     opt_groups,
-    traced_groups,
     vit_groups,
 )
+from mmprune.discovery import discovered_groups
 from mmprune.groups import PruneGroup
 
 
@@ -68,7 +68,7 @@ def resnet() -> Case:
     return _case(
         model,
         lambda m: m(image),
-        lambda m: traced_groups(m, lambda p: p(image)),
+        lambda m: discovered_groups(m, lambda p: p(image)),
     )
 
 
@@ -77,7 +77,7 @@ def depthwise() -> Case:
     return _case(
         DepthwiseNet(),
         lambda m: m(DepthwiseNet.image),
-        lambda m: traced_groups(m, lambda p: p(DepthwiseNet.image)),
+        lambda m: discovered_groups(m, lambda p: p(DepthwiseNet.image)),
     )
 
 

@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
-from mmprune.adapters import ffn_groups, traced_groups
+from mmprune.discovery import discovered_groups
 from mmprune.registry import TASK_UTILS
 
 CONFIG = """
@@ -114,11 +114,10 @@ class TinyFamily:
 
     def groups(self, model):
         """Yields the groups; on request one that forgets its readers."""
-        for group in traced_groups(model, lambda m: m(IMAGE)):
+        for group in discovered_groups(model, lambda m: m(IMAGE)):
             if self.wrong and group.name == 'two':
                 group = dataclasses.replace(group, consumers=())
             yield group
-        yield from ffn_groups(model)
 
     def dense_reason(self, tensor):
         """Returns why a tensor is not covered."""

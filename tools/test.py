@@ -1,8 +1,10 @@
 """Tests a checkpoint, dense or pruned, with the config of the dense model.
 
     python tools/test.py CONFIG CHECKPOINT [--ann-file INFO]
+    python tools/test.py CONFIG --onnx FOLDER
 
-A pruned checkpoint carries its plan, so the ORIGINAL config is enough.
+A pruned checkpoint carries its plan, so the ORIGINAL config is enough. With
+--onnx the files that tools/export.py wrote are tested, by onnxruntime.
 """
 
 import inspect
@@ -16,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from mmprune.run import options  # noqa: E402
 from mmprune.run.cli import fail_in_one_sentence, load_config  # noqa: E402
-from mmprune.run.flags import argument, option, read  # noqa: E402
+from mmprune.run.flags import argument, check_values, option, read  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,12 @@ class TestOptions:
     """What is tested, and on what."""
 
     config: str = argument('config of the dense model')
-    checkpoint: str = argument('weights, dense or pruned')
+    checkpoint: str | None = argument(
+        'weights, dense or pruned', None, nargs='?'
+    )
+    onnx: str | None = option(
+        None, 'folder of tools/export.py to test instead', metavar='FOLDER'
+    )
     work_dir: str | None = options.work_dir()
     ann_file: str | None = options.annotations()
     out: str | None = option(
@@ -44,6 +51,13 @@ class TestOptions:
     )
     trust_checkpoint: bool = options.trust_checkpoint()
     cfg_options: tuple[str, ...] = options.config_options()
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if (self.checkpoint is None) == (self.onnx is None):
+            raise ValueError(
+                'a checkpoint or --onnx FOLDER is tested; give one of the two'
+            )
 
 
 @fail_in_one_sentence
@@ -69,13 +83,19 @@ def main(argv: list[str] | None = None) -> dict:
     check_output(Path(cfg.work_dir), '--work-dir', allowed=True)
     cfg.launcher = launch.choose_launcher(launching.launcher, 1, log)
     trust_checkpoints(asked.trust_checkpoint)
-    use_checkpoint(cfg, asked.checkpoint)
-    checkpoint = load_checkpoint(asked.checkpoint, asked.trust_checkpoint)
-    meta = checkpoint.get('meta')
-    compare_normalization(cfg, meta, asked.checkpoint, log)
+    if asked.onnx is None:
+        use_checkpoint(cfg, asked.checkpoint)
+        checkpoint = load_checkpoint(asked.checkpoint, asked.trust_checkpoint)
+        meta = checkpoint.get('meta')
+        compare_normalization(cfg, meta, asked.checkpoint, log)
+    else:
+        exported = onnx_model(cfg, asked)
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg')
     launch.start(cfg.launcher, dist_cfg, log)
     with begun(Path(cfg.work_dir), Path(cfg.filename).name):
+        if asked.onnx is not None:
+            cfg.load_from = None
+            return training.runner_for(cfg, exported).test()
         return training.runner_with(cfg, checkpoint, asked.checkpoint).test()
 
 
@@ -106,6 +126,23 @@ def amend(cfg, asked: TestOptions) -> None:
             *as_list(cfg.test_evaluator),
             dict(type='DumpResults', out_file_path=asked.out),
         ]
+
+
+def onnx_model(cfg, asked: TestOptions):
+    """Returns exported files as a model.
+
+    Raises:
+        ValueError: If the family of the config has no such model.
+    """
+    from mmprune.family import family_kind
+
+    kind = family_kind(cfg)
+    if not hasattr(kind, 'onnx_model'):
+        raise ValueError(
+            f'--onnx: what {asked.config} exports are raw outputs, and only '
+            'a family that decodes them can be tested; give a checkpoint'
+        )
+    return kind.onnx_model(Path(asked.onnx))
 
 
 def as_list(value: dict | list) -> list:

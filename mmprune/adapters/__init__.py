@@ -10,7 +10,6 @@ from .gpt_neox import gpt_neox_groups
 from .llama import llama_groups
 from .mha import mha_groups
 from .opt import opt_groups
-from .traced import traced_groups
 from .vit import vit_groups
 
 __all__ = [
@@ -24,6 +23,5 @@ __all__ = [
     'llama_groups',
     'mha_groups',
     'opt_groups',
-    'traced_groups',
     'vit_groups',
 ]

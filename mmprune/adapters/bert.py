@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 
@@ -25,17 +25,11 @@ def bert_groups(model: nn.Module) -> Iterator[PruneGroup]:
                 name=f'{path}.intermediate',
                 granularity='neuron',
                 size=module.intermediate.dense.out_features,
-                producers=_rows(f'{path}.intermediate', ('dense',)),
+                producers=rows(
+                    f'{path}.intermediate.dense', module.intermediate.dense
+                ),
                 consumers=(Slice(f'{path}.output.dense.weight', 1),),
             )
-
-
-def _rows(path: str, layers: tuple[str, ...], block: int = 1) -> tuple:
-    return tuple(
-        Slice(f'{path}.{layer}.{leaf}', 0, block=block)
-        for layer in layers
-        for leaf in ('weight', 'bias')
-    )
 
 
 def _heads(path: str, module: nn.Module) -> PruneGroup:
@@ -51,7 +45,11 @@ def _heads(path: str, module: nn.Module) -> PruneGroup:
         name=f'{path}.self',
         granularity='head',
         size=attention.num_attention_heads,
-        producers=_rows(f'{path}.self', ('query', 'key', 'value'), width),
+        producers=(
+            *rows(f'{path}.self.query', attention.query, width),
+            *rows(f'{path}.self.key', attention.key, width),
+            *rows(f'{path}.self.value', attention.value, width),
+        ),
         consumers=(Slice(f'{path}.output.dense.weight', 1, block=width),),
         attrs={
             f'{path}.self.num_attention_heads': 1,

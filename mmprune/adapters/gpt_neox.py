@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 
@@ -23,7 +23,7 @@ def gpt_neox_groups(model: nn.Module) -> Iterator[PruneGroup]:
                 name=path,
                 granularity='head',
                 size=module.query_key_value.out_features // (3 * width),
-                producers=_rows(qkv, module.query_key_value, 3 * width),
+                producers=rows(qkv, module.query_key_value, 3 * width),
                 consumers=(Slice(f'{path}.dense.weight', 1, block=width),),
             )
         elif kind == 'GPTNeoXMLP':
@@ -32,13 +32,6 @@ def gpt_neox_groups(model: nn.Module) -> Iterator[PruneGroup]:
                 name=path,
                 granularity='neuron',
                 size=module.dense_h_to_4h.out_features,
-                producers=_rows(first, module.dense_h_to_4h),
+                producers=rows(first, module.dense_h_to_4h),
                 consumers=(Slice(f'{path}.dense_4h_to_h.weight', 1),),
             )
-
-
-def _rows(path: str, layer: nn.Module, block: int = 1) -> tuple[Slice, ...]:
-    return tuple(
-        Slice(f'{path}.{leaf}', 0, block=block)
-        for leaf, _ in layer.named_parameters()
-    )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..groups import PruneGroup, Slice
+from ..groups import PruneGroup, Slice, rows
 from ..registry import FUNCTIONS
 
 
@@ -20,7 +20,7 @@ def opt_groups(model: nn.Module) -> Iterator[PruneGroup]:
                 name=f'{path}.fc1',
                 granularity='neuron',
                 size=module.fc1.out_features,
-                producers=_rows(path, module, ('fc1',)),
+                producers=rows(f'{path}.fc1', module.fc1),
                 consumers=(Slice(f'{path}.fc2.weight', 1),),
             )
 
@@ -31,17 +31,11 @@ def _heads(path: str, module: nn.Module) -> PruneGroup:
         name=path,
         granularity='head',
         size=module.num_heads,
-        producers=_rows(path, module, ('q_proj', 'k_proj', 'v_proj'), width),
+        producers=(
+            *rows(f'{path}.q_proj', module.q_proj, width),
+            *rows(f'{path}.k_proj', module.k_proj, width),
+            *rows(f'{path}.v_proj', module.v_proj, width),
+        ),
         consumers=(Slice(f'{path}.out_proj.weight', 1, block=width),),
         attrs={f'{path}.num_heads': 1},
-    )
-
-
-def _rows(
-    path: str, module: nn.Module, layers: tuple[str, ...], block: int = 1
-) -> tuple[Slice, ...]:
-    return tuple(
-        Slice(f'{path}.{layer}.{leaf}', 0, block=block)
-        for layer in layers
-        for leaf, _ in module.get_submodule(layer).named_parameters()
     )

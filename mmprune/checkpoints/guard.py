@@ -1,5 +1,6 @@
 """Refuses a checkpoint that was pruned otherwise than the model it meets."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
     meta = checkpoint.get('meta')
     _check_bits(model, meta)
     data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    # As it stands in the file, where something else has read that.
+    data = json.loads(data) if isinstance(data, str) else data
     plan = getattr(model, 'pruning_plan', None)
     theirs = _removed(data)
     ours = _removed(plan.to_dict() if plan is not None else None)

@@ -1,5 +1,6 @@
 """A checkpoint, pruned or dense, becomes a model ready to use."""
 
+import contextlib
 import copy
 import re
 from pathlib import Path
@@ -126,7 +127,11 @@ def load_model(
     if not isinstance(cfg, Config):
         cfg = Config.fromfile(cfg)
     loaded = load_checkpoint(checkpoint, trust)
-    return loaded_model(cfg, loaded, checkpoint).to(device).eval()
+    model = loaded_model(cfg, loaded, checkpoint)
+    # Not in one line: `eval` of mmdet's distilled detectors returns nothing.
+    model.to(device)
+    model.eval()
+    return model
 
 
 def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
@@ -136,7 +141,8 @@ def loaded_model(cfg: Config, checkpoint: dict, name: str | Path) -> nn.Module:
         ValueError: If keys or shapes differ.
     """
     parts = cfg, checkpoint_plan(checkpoint), _quantization(checkpoint)
-    with unfilled():
+    # What packs weights looks at their values.
+    with contextlib.nullcontext() if parts[-1] else unfilled():
         model = build_model(*parts)
     if not all_in_state(model):
         # What no file gives keeps the start that the model gives it.

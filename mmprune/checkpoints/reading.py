@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 _trusted = False
+PLAN = 'pruning_plan'
 
 
 class CheckpointError(ValueError):
@@ -117,6 +118,9 @@ def unpickle(
         else:
             with allowlist.active():
                 found = torch.load(file, weights_only=True, **options)
+        meta = found.get('meta') if isinstance(found, dict) else None
+        if isinstance(meta, dict) and isinstance(meta.get(PLAN), str):
+            meta[PLAN] = json.loads(meta[PLAN])
     except Exception as error:
         raise CheckpointError(allowlist.explain(name, error)) from error
     if not isinstance(found, dict):
@@ -124,19 +128,4 @@ def unpickle(
             f'{name} is not a checkpoint: it holds a '
             f'{type(found).__name__}, not a dict of weights'
         )
-    _parse_plan(found, name)
     return found
-
-
-def _parse_plan(checkpoint: dict, name: str) -> None:
-    """Puts data in the place of a plan that is there as text."""
-    meta = checkpoint.get('meta')
-    text = meta.get('pruning_plan') if isinstance(meta, dict) else None
-    if not isinstance(text, str):
-        return
-    try:
-        meta['pruning_plan'] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(
-            f'{name}: its meta.pruning_plan is not JSON: {error}'
-        ) from error

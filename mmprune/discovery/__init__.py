@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..groups import PruneGroup
 from ..registry import FUNCTIONS
+from . import indexing, maps, products  # noqa: F401
 from .components import groups_of
 from .labels import Labels, tensors_in
 from .rules import Call, apply_rule
@@ -42,17 +43,23 @@ def discovered_groups(
     reason.
 
     Args:
-        model: The model, in eval mode; it is left as it is.
+        model: The model; it runs in eval mode and is left as it is.
         forward: Runs it on an example and returns its outputs; small inputs
             do, only the coupling is read.
     """
     labels = Labels(model)
+    modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        # Not eval(): that of some models freezes parameters anew.
+        for module, _ in modes:
+            module.training = False
         with torch.no_grad(), _Trace(labels):
             outputs = forward(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in modes:
+            module.training = mode
     labels.fix_all(tensors_in(outputs), 'an output of the model')
     return list(groups_of(labels, model))

@@ -13,6 +13,7 @@ the end, tied atoms are what must be removed together.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
@@ -293,7 +294,9 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple | set):
         for part in value:
             yield from tensors_in(part)
-    elif hasattr(value, '__dict__') and not isinstance(value, nn.Module):
+    elif hasattr(value, '__dict__') and not isinstance(
+        value, nn.Module | type | Enum
+    ):
         # Results of mmdet and of Hugging Face. mmdet sets their attributes in
         # the order of a set, which is another one in each process.
         for _, part in sorted(vars(value).items()):

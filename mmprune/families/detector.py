@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,27 +74,47 @@ class DetectorFamily(Family):
         return list(tensors_in(self._run(model, batch, 'predict')))
 
     def tensor_path(self, model: nn.Module) -> TensorPath:
-        """Returns backbone, neck and raw outputs of the dense head.
+        """Returns backbone, neck and raw outputs of the dense heads.
 
         Of a detector in two stages these are the features and the proposals'
         scores and boxes; what is cut out of the features is chosen by
         values.
+
+        Raises:
+            ValueError: If the model does not take pictures.
         """
         data = model.data_preprocessor(copy.deepcopy(self._example), False)
-        samples = data['data_samples']
+        whole, samples = data['inputs'], data['data_samples']
+        named = whole if isinstance(whole, dict) else dict(inputs=whole)
+        pictures = {
+            name: value
+            for name, value in named.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        if not pictures:
+            raise ValueError(
+                f'{type(model).__name__} reads points, whose number differs '
+                'from scan to scan, and a static graph cannot'
+            )
 
         def call(model: nn.Module, given: dict[str, Tensor]) -> Any:
-            images = given['inputs']
-            if not getattr(model, 'roi_head', None):
-                return model(images, samples, mode='tensor')
-            features = model.extract_feat(images)
-            outputs = dict(features=list(features))
-            if getattr(model, 'rpn_head', None):
-                outputs['proposals'] = model.rpn_head(features)
-            return outputs
+            both = isinstance(whole, dict)
+            inputs = {**whole, **given} if both else given['inputs']
+            if raw:
+                return model(inputs, samples, mode='tensor')
+            features = model.extract_feat(inputs)
+            heads = ('bbox_head', 'mask_head')
+            if hasattr(model, 'roi_head'):
+                heads = ('rpn_head',)
+            found = dict(features=features)
+            for name in heads:
+                if getattr(model, name, None) is not None:
+                    found[name] = getattr(model, name)(features)
+            return found
 
-        inputs = dict(inputs=data['inputs'])
-        return TensorPath([traced_part('model', model, call, inputs)])
+        # `_forward` of some detectors is not kept up.
+        raw = not hasattr(model, 'roi_head') and self._has_raw_outputs(model)
+        return TensorPath([traced_part('model', model, call, pictures)])
 
     def batches(self) -> list[Any]:
         """Returns the first batches of the training data.
@@ -160,26 +181,22 @@ class DetectorFamily(Family):
         """
         outputs = self.forward(model)
         try:
-            # Of DETR's descendants the model itself must be in training, or
-            # half of what their losses read is missing. Its parts stay in
-            # evaluation: norms keep their statistics.
-            model.training = True
-            losses = self._run(model, self._batch, 'loss')
+            with _in_training(model):
+                losses = self._run(model, self._batch, 'loss')
         except Exception as error:
             raise ValueError(
                 f'{self.cfg.filename}: the loss does not run on a drawn '
                 f'picture ({type(error).__name__}: {str(error)[:200]}), so '
                 'that branches of training alone cannot be seen'
             ) from error
-        finally:
-            model.training = False
         return [outputs, list(tensors_in(losses))]
 
     def _has_raw_outputs(self, model: nn.Module) -> bool:
+        batch = self._batch or self._example
         try:
             with torch.no_grad():
                 return bool(
-                    list(tensors_in(self._run(model, self._batch, 'tensor')))
+                    list(tensors_in(self._run(model, batch, 'tensor')))
                 )
         except Exception:
             return False  # `_forward` of some detectors is not kept up
@@ -192,13 +209,28 @@ class DetectorFamily(Family):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Returns the model's own loss on a batch."""
         _fill_message_hub()
-        return super().loss(model, batch)
+        with _in_training(model):
+            return super().loss(model, batch)
 
 
 def drawn(cfg: Config, height: int, width: int) -> dict[str, Any]:
     """Returns a batch of one drawn picture or scene for a config."""
     draw = drawn_scene if cfg.default_scope == 'mmdet3d' else drawn_batch
     return draw(cfg, height, width)
+
+
+@contextmanager
+def _in_training(model: nn.Module) -> Iterator[None]:
+    """Sets the model itself in training, its parts stay as they are.
+
+    Of DETR's descendants half of what their losses read is missing
+    otherwise; norms of a model in evaluation keep their statistics.
+    """
+    before, model.training = model.training, True
+    try:
+        yield
+    finally:
+        model.training = before
 
 
 def _fill_message_hub() -> None:

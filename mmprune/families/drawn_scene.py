@@ -59,7 +59,7 @@ def drawn_scene(cfg: Config, height: int, width: int) -> dict[str, Any]:
             depth2img=_projection(camera, (0, 2, 1)),
             img_shape=(height, width),
             ori_shape=(height, width),
-            scale_factor=1.0,
+            scale_factor=(1.0, 1.0),
             flip=False,
             affine_aug=False,
             trans_mat=_quarter(),

@@ -19,12 +19,9 @@ from ..checkpoints.reading import load_checkpoint_file
 from ..checkpoints.writing import save_pruned
 from ..checks import check_whole
 from ..cost import cost_rows
+from ..family import call
 from ..plan import PruningPlan
-from ..pruners.verify import (
-    refuse_difference,
-    relative_difference,
-    tensors_of,
-)
+from ..pruners.verify import masked_difference, refuse_difference
 from ..registry import HOOKS
 from ..removed import group_rows, kind_rows
 from ..sparsifying.runner_parts import averages_of, plain_model
@@ -142,20 +139,16 @@ class ExportHook(Hook):
         pruned = copy.deepcopy(made.model)
         apply_plan(pruned, plan)
         data = _batch(runner)
-        with torch.no_grad():
-            pairs = zip(
-                tensors_of(_call(made.model, data)),
-                tensors_of(_call(pruned, data)),
-                strict=True,
-            )
-            difference = max(relative_difference(*pair) for pair in pairs)
+        difference = masked_difference(
+            made.model, plan, lambda model: call(model, data, 'tensor')
+        )
         refuse_difference(difference)
         structured = plan.groups or not plan.sparse
         kind = 'structured' if structured else 'unstructured'
         sample = _first(data)
         rows = cost_rows(
             {'dense': made.model, kind: pruned},
-            lambda model: _call(model, sample),
+            lambda model: call(model, sample, 'tensor'),
             self.latency_runs,
         )
         # The copy that stands for the dense model is masked already.
@@ -232,12 +225,6 @@ def _first(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return data[:1]
     return data[:1] if isinstance(data, Tensor) and data.ndim else data
-
-
-def _call(model: nn.Module, data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return model(**data, mode='tensor')
-    return model(*data, mode='tensor')
 
 
 def _dataset_meta(runner: Runner) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .random import Random
 from .remain import Remain
 from .ria import RIA
 from .saliency import Saliency
+from .sensitivity import Sensitivity
 from .taylor import Taylor
 from .wanda import Wanda
 from .wanda_variant import WandaVariant
@@ -37,6 +38,7 @@ __all__ = [
     'Random',
     'Remain',
     'Saliency',
+    'Sensitivity',
     'Taylor',
     'Wanda',
     'WandaVariant',

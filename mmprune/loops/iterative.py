@@ -13,6 +13,7 @@ from ..groups import matrix_names, named_tensors
 from ..masks import Region, clear, norm
 from ..registry import LOOPS
 from ..sparsifying.growth import Growth
+from ..sparsifying.rewind import RewindFile
 from ..sparsifying.runner_parts import (
     averaged_models,
     averages_of,
@@ -23,7 +24,6 @@ from ..sparsifying.runner_parts import (
 from ..statistics import Statistics
 from .earlier_names import renamed, renamed_state
 from .results import Results, count_text
-from .rewind_file import RewindFile
 from .round_hook import RoundHook, end_schedulers_with_the_round
 from .rounds import Rounds
 

@@ -1,6 +1,7 @@
 """Pruners: from a model to a plan."""
 
 from .admm import ADMM
+from .latency import LatencyPruner, default_table
 from .layerwise import LayerwisePruner
 from .outliers import OutlierRatios
 from .protection import protect, protect_frozen
@@ -13,12 +14,14 @@ from .zeros import plan_from_zeros
 __all__ = [
     'ADMM',
     'TOLERANCE',
+    'LatencyPruner',
     'LayerwisePruner',
     'OutlierRatios',
     'SparseGPT',
     'StructuredPruner',
     'WeightPruner',
     'check_groups',
+    'default_table',
     'masked_difference',
     'plan_from_zeros',
     'protect',

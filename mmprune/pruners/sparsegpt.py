@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocation import lowest, lowest_of_planes, round_half_up
+from ..allocation import lowest, round_half_up
 from ..checks import parse_pattern
+from ..patterns import lowest_of_planes
 from ..registry import TASK_UTILS
 
 # Columns that are updated one by one before the rest of a block is.

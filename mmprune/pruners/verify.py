@@ -52,7 +52,9 @@ def masked_difference(
     apply_plan(pruned, plan)
     with torch.no_grad(), _full_float32():
         try:
-            difference = _largest(expected, tensors_of(forward(pruned)))
+            difference = largest_difference(
+                expected, tensors_of(forward(pruned))
+            )
         except ValueError:
             if not decisions.made:
                 raise
@@ -63,10 +65,11 @@ def masked_difference(
         # operations, the decisions do not fit: the better of the two counts.
         with Decisions(decisions.made):
             found = tensors_of(forward(pruned))
-    return min(difference, _largest(expected, found))
+    return min(difference, largest_difference(expected, found))
 
 
-def _largest(expected: list[Tensor], found: list[Tensor]) -> float:
+def largest_difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """Returns the largest difference of any output to its own scale."""
     pairs = zip(expected, found, strict=True)
     return max(relative_difference(a, b) for a, b in pairs)
 

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..allocation import (
-    lowest_of_group,
     lowest_overall,
     lowest_per_row,
     round_half_up,
@@ -18,6 +17,7 @@ from ..checks import check_choice, check_sparsity, parse_pattern
 from ..importance.magnitude import Magnitude
 from ..layers import input_dim, is_layer
 from ..masks import clear, weight_regions
+from ..patterns import lowest_of_group
 from ..plan import PruningPlan
 from ..registry import TASK_UTILS
 from ..statistics import Statistics

@@ -6,6 +6,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,45 @@ _OUTLINE: dict[str, tuple[Callable[[Any], bool], str]] = {
 _LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 
 
+def config_path(name: str) -> Path:
+    """Returns the file of a config: ``PACKAGE::NAME`` is a stock one.
+
+    Raises:
+        ValueError: If the package has no stock configs, or none of the name.
+    """
+    package, stock, file = name.partition('::')
+    if not stock:
+        return Path(name)
+    # Not imported: that takes seconds, and reading a config needs none of it.
+    spec = find_spec(package) if package.isidentifier() else None
+    place = Path(spec.origin or '').parent if spec else Path()
+    folder = place / '.mim' / 'configs'
+    if spec is None or not folder.is_dir():
+        raise ValueError(
+            f'{name} asks for a stock config of {package}, which '
+            f'{"has none" if spec else "is not installed"}; give the path of '
+            'a config'
+        )
+    path = folder / (file if file.endswith('.py') else f'{file}.py')
+    if not path.is_file():
+        names = [
+            f.relative_to(folder).as_posix() for f in folder.rglob('*.py')
+        ]
+        near = difflib.get_close_matches(file, names, 1, 0)
+        raise ValueError(
+            f'{package} has no stock config {file}; the nearest is '
+            f'{package}::{near[0] if near else ""}'
+        )
+    return path
+
+
 def load_config(path: str, options: Sequence[str] = ()) -> 'Config':
     """Returns the config of a file with ``KEY=VALUE`` options merged in.
+
+    Args:
+        path: The file; or as in ``mmengine.hub`` a package and a stock config
+            of it, ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
+        options: The options.
 
     Raises:
         ValueError: If the file is missing, is no config, fails when it is
@@ -66,6 +104,7 @@ def load_config(path: str, options: Sequence[str] = ()) -> 'Config':
     # A second that --help does without.
     from mmengine.config import Config
 
+    path = str(config_path(path))
     if not Path(path).is_file():
         raise ValueError(f'no config at {path}')
     try:

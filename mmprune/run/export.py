@@ -25,15 +25,12 @@ from ..onnx_file import (
     write_onnx,
 )
 from ..plan import checkpoint_plan
-from ..pruners.verify import relative_difference
+from ..pruners.verify import TOLERANCE, relative_difference
 from ..tensor_path import TensorPath
 from ..version import __version__
 from .folder import begun, pruned_config
 
 SUMMARY = 'deploy.json'
-# Largest difference of an output of onnxruntime to PyTorch's, by the scale
-# of that output, with which a file is handed over.
-TOLERANCE = 1e-4
 
 
 def export_checkpoint(
@@ -158,10 +155,13 @@ def export(
                 )
             summary['threads'] = torch.get_num_threads()
             summary['latency_ms'] = measure_latencies(forwards, latency_runs)
-        path.write(beside, run)
         if add is not None:
             add(beside)
         save_json(summary, beside / SUMMARY)
+        more = path.write(beside, run)
+        if more:
+            summary.update(more)
+            save_json(summary, beside / SUMMARY)
 
     with begun(folder):
         write_folder(folder, write)

@@ -24,7 +24,7 @@ from ..checkpoints.writing import (
 from ..errors import UserError, blame, sentence
 from ..plan import PruningPlan
 from .port import is_first
-from .report import markdown
+from .report import markdown, markdown_table
 from .variants import VARIANTS
 
 _BESIDE = '.writing-'
@@ -230,15 +230,12 @@ def add_to_report(folder: Path, **entries: Any) -> dict:
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """Returns a Markdown table: a row per metric, a column per model."""
     names = sorted({name for found in metrics.values() for name in found})
-    lines = ['| metric | ' + ' | '.join(metrics) + ' |']
-    lines.append('|---' * (len(metrics) + 1) + '|')
+    rows = []
     for name in names:
-        cells = [
-            f'{found[name]:.4g}' if name in found else '-'
-            for found in metrics.values()
-        ]
-        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+        values = [found.get(name) for found in metrics.values()]
+        cells = ['-' if v is None else f'{v:.4g}' for v in values]
+        rows.append([name, *cells])
+    return markdown_table(['metric', *metrics], rows)
 
 
 def write(

@@ -16,6 +16,9 @@ from .flags import argument, check_values, option
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 MODES = ('both', 'structured', 'unstructured')
 DEFAULT_EPOCHS = 6
+# Two aligned loads of 16 bytes: TensorRT loads 8 channels of fp16 or 16 of
+# int8 at once and fills up what is missing. Reasoned, not measured.
+WIDTHS = {'tensorrt': 16, 'tensorrt-int8': 32}
 
 # -- flags that commands share ---------------------------------------------
 
@@ -135,6 +138,12 @@ class PruningOptions:
         'layers of equal structure, or single weights in each row',
         choices=('global', 'layer', 'isomorphic', 'row'),
     )
+    sensitivity: str | None = option(
+        None,
+        'file of tools/sensitivity.py: groups lose units until all cost the '
+        'same',
+        metavar='FILE',
+    )
     pattern: str | None = option(
         None,
         'zeros of the unstructured model: N of M neighbouring weights stay, '
@@ -144,7 +153,13 @@ class PruningOptions:
     target: str = option(
         'units',
         'what the ratio counts in structured pruning',
-        choices=('units', 'params', 'macs'),
+        choices=('units', 'params', 'macs', 'latency'),
+    )
+    latency_table: str | None = option(
+        None,
+        'file of measured layer times, for --target latency',
+        shown='~/.cache/mmprune/layer_times.json',
+        metavar='FILE',
     )
     round_to: int | None = option(
         None,
@@ -152,6 +167,13 @@ class PruningOptions:
         type=int,
         shown='16 in groups of 128 or more, with --scope global',
         least=1,
+    )
+    runtime: str | None = option(
+        None,
+        'round to the widths that a runtime computes anyway: 16 for '
+        "TensorRT's fp16, 32 for its int8",
+        flag='--for',
+        choices=tuple(WIDTHS),
     )
     min_keep: int = option(
         1, 'channels and neurons that every group keeps', least=1
@@ -173,6 +195,14 @@ class PruningOptions:
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.runtime is not None:
+            width = WIDTHS[self.runtime]
+            if self.round_to not in (None, width):
+                raise ValueError(
+                    f'--for {self.runtime} rounds to {width}, and --round-to '
+                    f'{self.round_to} to something else; give one of them'
+                )
+            object.__setattr__(self, 'round_to', width)
         if self.pattern is not None:
             try:
                 parse_pattern(self.pattern)
@@ -184,11 +214,21 @@ class PruningOptions:
                 '--mode structured removes whole units; give --mode '
                 'unstructured or both, or leave --pattern out'
             )
+        if self.target == 'latency' and not self.latency_runs:
+            raise ValueError(
+                '--target latency measures models, and --latency-runs 0 times '
+                'none; leave it out'
+            )
         if self.mode != 'unstructured' and self.scope == 'row':
             raise ValueError(
                 '--scope row compares the single weights of a row, and '
                 f'--mode {self.mode} removes whole units; give --mode '
                 'unstructured, or --scope layer'
+            )
+        if self.mode == 'unstructured' and self.sensitivity is not None:
+            raise ValueError(
+                '--sensitivity says what units cost, and --mode unstructured '
+                'zeroes single weights; give --mode structured'
             )
         if self.mode == 'unstructured' and self.scope == 'isomorphic':
             raise ValueError(
@@ -210,8 +250,12 @@ class PruningOptions:
             )
 
     def criterion(self) -> dict:
-        """Returns the config of the criterion."""
-        return criterion_config(self.importance, self.seed)
+        """Returns the config of the criterion of units."""
+        found = criterion_config(self.importance, self.seed)
+        if self.sensitivity is None:
+            return found
+        kind = 'mmprune.Sensitivity'
+        return dict(type=kind, path=self.sensitivity, importance=found)
 
     def weight_importance(self) -> str:
         """Returns the criterion of single weights.

@@ -16,6 +16,7 @@ from ..family import use_checkpoint
 from . import folder as run_folder
 from . import launch, report_html, training, workflow
 from .cli import ProgressBar, load_config, stoppable
+from .config_file import config_path
 from .console import metrics_that_matter
 from .options import (
     DeviceOptions,
@@ -296,7 +297,8 @@ class Run:
         print(f'all about it: {page}')
         test = [sys.executable, str(TOOLS / 'test.py')]
         paths = [
-            str(Path(p).resolve()) for p in (self.run.config, weights[-1])
+            str(Path(p).resolve())
+            for p in (config_path(self.run.config), weights[-1])
         ]
         print(f'next: {shlex.join([*test, *paths])}')
 

@@ -20,7 +20,7 @@ from ..checkpoints.writing import (
 from ..cost import cost_row, measure_latencies
 from ..family import build_family, use_checkpoint
 from ..models import loaded_model
-from ..pruners.verify import relative_difference, tensors_of
+from ..pruners.verify import largest_difference, tensors_of
 from ..quantization import Choice, Scheme, choose_layers, packed_copy
 from ..quantization.choice import OUTPUTS
 from ..quantization.models import float_config
@@ -179,12 +179,8 @@ def _report(
 
 def _difference(model: nn.Module, packed: nn.Module, forward: Any) -> float:
     with torch.no_grad():
-        pairs = zip(
-            tensors_of(forward(model)),
-            tensors_of(forward(packed)),
-            strict=True,
-        )
-        return max(relative_difference(*pair) for pair in pairs)
+        outputs = [tensors_of(forward(each)) for each in (model, packed)]
+    return largest_difference(*outputs)
 
 
 def _sections(packed: nn.Module, choice: Choice) -> list[dict]:

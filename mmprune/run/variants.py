@@ -20,9 +20,11 @@ from ..groups import PruneGroup
 from ..plan import PruningPlan
 from ..pruners import (
     TOLERANCE,
+    LatencyPruner,
     StructuredPruner,
     WeightPruner,
     check_groups,
+    default_table,
     masked_difference,
 )
 from ..pruners.verify import refuse_difference
@@ -112,7 +114,7 @@ def zero_weights(
             pattern=options.pattern,
             protect=protect,
         )
-    plan = pruner(model, **_data(pruner, dense.family))
+    plan = pruner(model, **calibration_data(pruner, dense.family))
     return Pruned(model, plan, dense.groups)
 
 
@@ -127,17 +129,20 @@ def remove_units(
     """
     progress('scoring and choosing units')
     groups = dense.groups
-    plan = unit_plan(dense, groups, options)
+    plan = unit_plan(dense, groups, options, progress)
     progress('checking that masked equals pruned')
     difference = _difference(dense, plan)
     if not difference <= TOLERANCE:
         groups = check_groups(dense.model, groups, dense.family.forward)
-        plan = unit_plan(dense, groups, options)
+        plan = unit_plan(dense, groups, options, progress)
         difference = masked_difference(dense.model, plan, dense.family.forward)
     refuse_difference(difference)
     model = copy.deepcopy(dense.model)
     apply_plan(model, plan)
-    return Pruned(model, plan, groups, dict(masked_difference=difference))
+    row = dict(masked_difference=difference)
+    if 'latency' in plan.provenance:
+        row['latency_budget'] = plan.provenance['latency']
+    return Pruned(model, plan, groups, row)
 
 
 VARIANTS = {
@@ -154,7 +159,7 @@ def chosen(mode: str) -> dict[str, Variant]:
     return {name: VARIANTS[name] for name in names}
 
 
-def _data(pruner: Any, family: Any) -> dict[str, Any]:
+def calibration_data(pruner: Any, family: Any) -> dict[str, Any]:
     """Returns calibration data for a criterion that needs it."""
     needs = getattr(pruner, 'needs', None) or pruner.importance.needs
     if not needs - {'survivors'}:
@@ -188,7 +193,10 @@ def protected(
 
 
 def unit_plan(
-    dense: Dense, groups: list[PruneGroup], options: PruningOptions
+    dense: Dense,
+    groups: list[PruneGroup],
+    options: PruningOptions,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> PruningPlan:
     """Returns the plan of the structured model.
 
@@ -198,14 +206,23 @@ def unit_plan(
     pruner = StructuredPruner(
         options.sparsity,
         importance=options.criterion(),
-        target=options.target,
+        target='macs' if options.target == 'latency' else options.target,
         scope=options.scope,
         min_keep=options.min_keep,
         **_rounding(options),
     )
-    data = _data(pruner, dense.family)
+    data = calibration_data(pruner, dense.family)
+    choose: Any = pruner
+    if options.target == 'latency':
+        choose = LatencyPruner(
+            pruner,
+            dense.family.single_frame,
+            options.latency_table or default_table(),
+            options.latency_runs,
+            progress,
+        )
     try:
-        plan = pruner(dense.model, groups, costs=dense.costs, **data)
+        plan = choose(dense.model, groups, costs=dense.costs, **data)
     except ValueError:
         if options.round_to is not None or pruner.round_to == 1:
             raise
@@ -232,7 +249,7 @@ def _rounding(options: PruningOptions) -> dict[str, int]:
     """
     if options.round_to is not None:
         return dict(round_to=options.round_to)
-    if options.scope != 'global':
+    if options.scope != 'global' or options.target == 'latency':
         return {}
     return dict(round_to=WIDTH, round_from=8 * WIDTH)
 

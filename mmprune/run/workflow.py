@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoints.loading import load_checkpoint
-from ..cost import cost_row, cost_table, measure_latencies
+from ..cost import cost_row, cost_rows, cost_table
 from ..cost_table import CostTable, kept_cost
 from ..errors import blame
 from ..family import build_family, use_annotations
@@ -20,7 +19,7 @@ from ..groups import named_tensors
 from ..models import loaded_model
 from ..plan import PruningPlan, checkpoint_plan
 from ..pruners import protect, protect_frozen, prunable_weights
-from ..removed import group_rows, kind_rows, unit_tables, weight_tables
+from ..removed import group_rows, kind_rows, module_rows, unit_tables
 from ..version import __version__
 from .options import PruningOptions
 from .report import markdown_table
@@ -87,7 +86,7 @@ def prune(
     """
     variants = variants or chosen(options.mode)
     progress('finding groups')
-    dense = _dense(cfg, model, options, progress)
+    dense = find_dense(cfg, model, options, progress)
     made = {
         name: variant.make(dense, options, progress)
         for name, variant in variants.items()
@@ -120,7 +119,7 @@ def preview(
         ValueError: If the ratio cannot be met or a pattern fits nothing.
     """
     progress('finding groups')
-    dense = _dense(cfg, model, options, progress)
+    dense = find_dense(cfg, model, options, progress)
     lines = []
     if options.mode != 'structured':
         weights = prunable_weights(model, protected(options, dense.groups))
@@ -168,12 +167,13 @@ def _saved(costs: CostTable, plan: PruningPlan) -> list[str]:
     return saved
 
 
-def _dense(
+def find_dense(
     cfg: Config,
     model: nn.Module,
     options: PruningOptions,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Dense:
+    """Returns the dense model with its groups, family and costs."""
     if options.ann_file:
         cfg = copy.deepcopy(cfg)
         use_annotations(cfg, options.ann_file)
@@ -201,22 +201,15 @@ def _rows(
     run, macs = dense.family.single_frame, dense.costs.counted
     models = dict(dense=dense.model)
     models |= {name: each.model for name, each in made.items()}
-    smaller = {name for name, each in made.items() if each.plan.groups}
-    rows = {
-        name: cost_row(model, run, None if name in smaller else macs)
-        for name, model in models.items()
-    }
-    latencies = measure_latencies(
-        {
-            name: partial(run, model)
-            for name, model in models.items()
-            if name == 'dense' or name in smaller
-        },
-        options.latency_runs,
-    )
-    for name, row in rows.items():
-        row |= made[name].row if name in made else {}
-        row['latency_ms'] = latencies.get(name, latencies['dense'])
+    same = {name for name, each in made.items() if not each.plan.groups}
+    timed = {name: m for name, m in models.items() if name not in same}
+    rows = cost_rows(timed, run, options.latency_runs, dict(dense=macs))
+    for name in same:
+        latency = dict(latency_ms=rows['dense']['latency_ms'])
+        rows[name] = cost_row(models[name], run, macs) | latency
+    rows = {name: rows[name] for name in models}
+    for name, each in made.items():
+        rows[name] |= each.row
     return rows
 
 
@@ -225,7 +218,8 @@ def _check_target(
     variants: Mapping[str, Variant],
     options: PruningOptions,
 ) -> None:
-    if options.target == 'units':
+    # A latency was met in turns with the dense model, when it was chosen.
+    if options.target in ('units', 'latency'):
         return
     for name, variant in variants.items():
         if variant.removes != 'units':
@@ -252,7 +246,7 @@ def _report(
         config=str(cfg.filename),
         options=vars(options).copy(),
         models=rows,
-        notes=_notes(dense, variants, options),
+        notes=_notes(dense, made, variants, options),
         versions=dict(mmprune=__version__, torch=torch.__version__),
         variants={},
     )
@@ -270,7 +264,7 @@ def _report(
                 dense.family.dense_reason,
             )
         else:
-            tables = weight_tables(shapes, each.model)
+            tables = dict(weights=module_rows(shapes, each.model))
         report['variants'][name] = dict(removes=variant.removes)
         # Beside the names as well: where pages that were written before
         # variants had names look for them.
@@ -288,7 +282,10 @@ def _title(cfg: Config, options: PruningOptions) -> str:
 
 
 def _notes(
-    dense: Dense, variants: Mapping[str, Variant], options: PruningOptions
+    dense: Dense,
+    made: dict[str, Pruned],
+    variants: Mapping[str, Variant],
+    options: PruningOptions,
 ) -> str:
     chosen_by = options.weight_importance()
     weights = ''
@@ -297,6 +294,15 @@ def _notes(
             f' {options.importance} does not score single weights: those of '
             f'the unstructured model were chosen by {chosen_by}.'
         )
+    for each in made.values():
+        met = each.row.get('latency_budget')
+        if met:
+            weights += (
+                f' Latency asked: {met["asked"]:.1%} of the dense model; '
+                f'predicted from its layers {met["predicted"]:.1%}, measured '
+                f'in turns {met["measured"]:.1%} ({met["measured_ms"]:.1f} of '
+                f'{met["dense_ms"]:.1f} ms); layer times: {met["table"]}.'
+            )
     zeros = ''
     if 'unstructured' in variants and options.latency_runs:
         zeros = (

@@ -14,6 +14,9 @@ from torchvision.ops import deform_conv2d
 from .gradients import write_gradients
 from .precision import exact_dtype
 
+# Pixels; outside of any map, and a number in half precision too.
+_FAR = 3e4
+
 
 def forward(
     input: Tensor,
@@ -149,6 +152,9 @@ def _run(
     mask: Tensor | None = None,
 ) -> Tensor:
     exact = exact_dtype(input)
+    # Of what is no number mmcv's kernels read nothing; torchvision's, on the
+    # CPU, read any memory.
+    offset = torch.nan_to_num(offset, _FAR, _FAR, -_FAR)
     offset = _as_read(offset, settings, input, weight)
     if mask is not None:
         mask = _as_read(mask, settings, input, weight)

@@ -34,5 +34,25 @@ class VADExportOptions:
         3, 'keyframes that lie beside the files, to run on', least=1
     )
 
+    int8: int | None = option(
+        None,
+        'also write an image part of eight bits, calibrated on so many '
+        'keyframes, into int8/',
+        type=int,
+        least=1,
+        metavar='KEYFRAMES',
+        shown='off',
+    )
+    hand_over: bool = option(
+        False,
+        'also write raw tensors of three frames and command lines for '
+        'TensorRT into hand_over/',
+    )
+
     def __post_init__(self) -> None:
         check_values(self)
+        if self.form == 'plugin' and (self.int8 or self.hand_over):
+            raise ValueError(
+                '--int8 and --hand-over run the graphs, and onnxruntime does '
+                'not run --form plugin; export them in another form'
+            )

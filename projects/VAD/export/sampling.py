@@ -16,15 +16,21 @@ def by_grid_sample(
     shapes: Shapes,
     locations: Tensor,
     weights: Tensor,
-    batch: Tensor,
+    batch: Tensor | None,
 ) -> Tensor:
-    """``sample_levels`` with one GridSample per level.
+    """``sample_levels`` with one GridSample per level, or camera and level.
 
     Every map is read by equally many queries, so that ``batch`` is known.
     """
     del batch
     maps, _, heads, width = value.shape
     locations, weights = _by_map(maps, locations, weights)
+    if maps > 2:
+        # Camera by camera: all samples of all of them are gigabytes.
+        given = zip(value.split(1), locations, weights, strict=True)
+        return torch.cat(
+            [by_grid_sample(v, shapes, at, w, None) for v, at, w in given]
+        )
     grid = (locations * 2 - 1).transpose(1, 2).flatten(0, 1)
     weights = weights.transpose(1, 2).flatten(0, 1)
     out = None
@@ -44,7 +50,7 @@ def by_gather(
     shapes: Shapes,
     locations: Tensor,
     weights: Tensor,
-    batch: Tensor,
+    batch: Tensor | None,
 ) -> Tensor:
     """``sample_levels`` as four gathered corners per point, map by map."""
     del batch
@@ -65,7 +71,7 @@ def by_plugin(
     shapes: Shapes,
     locations: Tensor,
     weights: Tensor,
-    batch: Tensor,
+    batch: Tensor | None,
 ) -> Tensor:
     """``sample_levels`` as one node that TensorRT's own plug-in runs."""
     del batch

@@ -1,5 +1,6 @@
 """The graphs of VAD, what is said about them, and how they are checked."""
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,48 +9,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
+from mmprune.atomic_file import save_json
+from mmprune.errors import blame
+from mmprune.onnx_file import run_session, session
+from mmprune.pruners.verify import TOLERANCE, relative_difference
 from mmprune.tensor_path import Compared, Part, Run, TensorPath
-from projects.VAD.data.config_datasets import leaf_datasets
-from projects.VAD.data.keyframe_dataset import CAMERAS, CLASSES, MAP_CLASSES
 from projects.VAD.model.vad import VAD
+from projects.VAD.model.vad_head import VADHead
 
 from . import driver
+from .facts import OUTPUTS, about_tensors, facts_of
 from .frames import chained, keyframes, write_frames
+from .hand_over import Ran, write_hand_over
+from .int8 import quantize_image
 from .options import VADExportOptions
 from .static_model import HeadPart, ImagePart
 
 # Frames of the check: one begins, one reads a BEV, one reads that BEV's.
 CHAIN = 3
-COMMANDS = ('turn right', 'turn left', 'go straight')
-ABOUT = dict(
-    img='pictures of the cameras in order, prepared by picture_steps',
-    can_bus='0:3 metres and 17 degrees since the frame before, 0 in a first '
-    'frame; 16 heading in radians; the others as the vehicle gives them',
-    shift='motion since the frame before as fractions of the region, x and y',
-    lidar2img='from metres to pixels of the prepared pictures, by camera',
-    ego_status='columns ego_columns of the ego status',
-    prev_bev='bev_embed of the frame before',
-    turn_index='which cell of prev_bev each BEV cell is, after the turn',
-    turn_inside='1 where that cell is inside, else 0',
-    bev_embed='the BEV, prev_bev of the next frame',
-    all_cls_scores='logits by decoder layer; the last counts, as below',
-    all_bbox_preds='x, y (m), log w, log l, z (m), log h, sin, cos of the '
-    'heading, velocity x, y (m/s)',
-    all_traj_preds='offsets per step of 0.5 s in metres: x, y, x, y, ...',
-    all_traj_cls_scores='logits of the modes',
-    map_all_cls_scores='logits',
-    map_all_bbox_preds='cx, cy, w, h as fractions of the region',
-    map_all_pts_preds='x, y as fractions of the region',
-    ego_fut_preds='offsets per step of 0.5 s in metres, one plan per command',
-    lanes_found='lanes whose class is probable enough',
-    cells_found='BEV cells that each camera sees',
-    overflow='lanes, and cells of the worst camera, that did not fit; 0 0 '
-    'where the outputs are exact',
-)
+# Of a probability or, in fractions of the region, of a distance.
+_TIE = 1e-5
+_LISTS = ('lanes', 'cells')
 
 
 @dataclass(frozen=True)
@@ -59,16 +42,14 @@ class VADPath(TensorPath):
     Attributes:
         model: The model.
         samples: Of one drive, as a pipeline gives them.
-        cfg: The config of the data.
-        picture_size: Of a drawn picture.
-        frames: Frames that are written beside the graphs.
+        family: Gives keyframes to lay beside, and to calibrate on.
+        asked: What else is written.
     """
 
     model: VAD = field(kw_only=True)
     samples: Sequence[dict] = field(kw_only=True)
-    cfg: Config = field(kw_only=True)
-    picture_size: tuple[int, int] = field(kw_only=True)
-    frames: int = field(kw_only=True)
+    family: Any = field(kw_only=True)
+    asked: VADExportOptions = field(kw_only=True)
 
     def compare(self, run: Run) -> Iterator[Compared]:
         """Yields all outputs over a chain of frames, and what they decode to.
@@ -80,6 +61,9 @@ class VADPath(TensorPath):
             return
         host = driver.Driver(self.facts, _on_arrays(run))
         self.model.forget()
+        left = {
+            (part, name) for part in ('head_first', 'head') for name in OUTPUTS
+        }
         for number, sample in enumerate(self.samples):
             data = self.model.data_preprocessor(
                 pseudo_collate([sample]), False
@@ -97,12 +81,37 @@ class VADPath(TensorPath):
             found = host.step(
                 inputs['img'].numpy(), **_step_inputs(sample, meta)
             )
-            for name, value in outs.items():
-                yield Compared(
-                    part, name, value, torch.from_numpy(found[name])
-                )
-            yield from self._decoded(part, outs, found, host)
+            self._check_room(found)
+            compared = [
+                Compared(part, name, value, torch.from_numpy(found[name]))
+                for name, value in outs.items()
+            ]
+            compared += self._decoded(part, outs, found, host)
+            if tied(outs, self.model.pts_bbox_head):
+                compared = [each for each in compared if not turned(each)]
+            yield from compared
+            left -= {(part, each.output) for each in compared}
         self.model.forget()
+        if left:
+            raise ValueError(
+                f'a lane at a threshold turned {sorted(left)[0]} in every '
+                'frame of the check; choose other frames by --ann-file'
+            )
+
+    def _check_room(self, found: driver.Arrays) -> None:
+        if 'overflow' not in found or not found['overflow'].any():
+            return
+        asked = [
+            f'--{name} {self.facts[name]}'
+            for name, over in zip(_LISTS, found['overflow'], strict=True)
+            if over
+        ]
+        lanes, cells = (int(found[f'{n}_found'].max()) for n in _LISTS)
+        raise ValueError(
+            f'{" and ".join(asked)} are too few for the frames of the check, '
+            f'which have {lanes} lanes and {cells} cells of one camera; give '
+            'more'
+        )
 
     def _decoded(
         self, part: str, outs: dict, found: driver.Arrays, host: driver.Driver
@@ -140,18 +149,120 @@ class VADPath(TensorPath):
             torch.from_numpy(seen['plans']),
         )
 
-    def write(self, folder: Path, run: Run) -> None:
-        """Writes the driver and frames to run it on."""
+    def write(self, folder: Path, run: Run) -> dict[str, Any]:
+        """Writes the driver, frames to run it on, and what was asked for."""
         shutil.copyfile(driver.__file__, folder / 'run.py')
-        with keyframes(self.cfg, self.frames, self.picture_size) as found:
+        family, more = self.family, {}
+        with keyframes(
+            family.cfg, self.asked.frames, family.picture_size
+        ) as found:
             write_frames(*found, folder / 'frames')
+        if self.asked.int8:
+            more['int8'] = self._write_int8(folder, self.asked.int8)
+        if self.asked.hand_over:
+            write_hand_over(
+                folder / 'hand_over',
+                list(self._recorded(run)),
+                np.stack(list(self._pictures(CHAIN))),
+            )
+        return more
+
+    def _pictures(self, count: int) -> Iterator[np.ndarray]:
+        """Yields prepared pictures to calibrate on."""
+        self.family.num_batches = count
+        for sample in self.family.calibration_samples[:count]:
+            yield sample['inputs']['img'][None].numpy()
+
+    def _write_int8(self, folder: Path, count: int) -> dict[str, Any]:
+        """Writes ``int8/``, a deployment of its own with the same heads."""
+        pictures = list(self._pictures(count))
+        inner = folder / 'int8'
+        inner.mkdir()
+        with blame('the image part cannot be quantized'):
+            quantize_image(
+                folder / 'image.onnx', inner / 'image.onnx', pictures
+            )
+        about = json.loads((folder / 'deploy.json').read_text())
+        for name, part in about['parts'].items():
+            if name != 'image':
+                part['file'] = f'../{part["file"]}'
+            part.pop('differences', None)
+        part = about['parts']['image']
+        part['mb'] = round((inner / 'image.onnx').stat().st_size / 1e6, 3)
+        about.pop('latency_ms', None)
+        save_json(about, inner / 'deploy.json')
+        shutil.copyfile(driver.__file__, inner / 'run.py')
+        picture = torch.from_numpy(pictures[0])
+        float_part, small = (
+            run_session(session(place / 'image.onnx'), {'img': picture})
+            for place in (folder, inner)
+        )
+        differences = {
+            name: relative_difference(float_part[name], small[name])
+            for name in float_part
+        }
+        return dict(
+            keyframes=len(pictures), mb=part['mb'], differences=differences
+        )
+
+    def _recorded(self, run: Run) -> Iterator[list[Ran]]:
+        """Yields what each part was given and gave, frame by frame."""
+        runs: list[Ran] = []
+
+        def recording(name: str, given: driver.Arrays) -> driver.Arrays:
+            (part,) = (part for part in self.parts if part.name == name)
+            found = _on_arrays(run)(name, given)
+            runs.append((name, {n: given[n] for n in part.inputs}, found))
+            # The driver adds to what it gets.
+            return dict(found)
+
+        host = driver.Driver(self.facts, recording)
+        for sample in self.samples:
+            data = self.model.data_preprocessor(
+                pseudo_collate([sample]), False
+            )
+            meta = data['data_samples'][0].metainfo
+            runs.clear()
+            host.step(
+                data['inputs']['img'].numpy(), **_step_inputs(sample, meta)
+            )
+            yield list(runs)
+
+
+def tied(outs: dict[str, Tensor], head: VADHead) -> bool:
+    """Returns whether rounding may decide which lanes an agent reads.
+
+    A lane is read if it is probable enough and near enough; what is that by
+    1e-7 more or less turns a whole trajectory.
+
+    Args:
+        outs: Raw outputs of one frame.
+        head: That computed them.
+    """
+    score = outs['map_all_cls_scores'][-1, 0].sigmoid().amax(-1)
+    points = outs['map_all_pts_preds'][-1, 0]
+    nearest = points.norm(dim=-1).argmin(-1)
+    lanes = points[torch.arange(len(points)), nearest]
+    low, high = torch.tensor(head.pc_range).view(2, 3)[:, :2]
+    agents = outs['all_bbox_preds'][-1, 0, :, :2]
+    distance = torch.cdist((agents - low) / (high - low), lanes)
+    margins = (
+        (score - head.map_threshold).abs().min(),
+        (distance - head.lane_distance).abs().min(),
+    )
+    return bool(min(margins) < _TIE)
+
+
+def turned(each: Compared) -> bool:
+    """Returns whether an output of motion is another trajectory."""
+    motion = any(word in each.output for word in ('traj', 'fut', 'plans'))
+    return motion and (
+        relative_difference(each.expected, each.found) > TOLERANCE
+    )
 
 
 def vad_path(
-    cfg: Config,
-    model: VAD,
-    asked: VADExportOptions | None,
-    picture_size: tuple[int, int],
+    family: Any, model: VAD, asked: VADExportOptions | None = None
 ) -> VADPath:
     """Returns what of a VAD is exported.
 
@@ -159,14 +270,14 @@ def vad_path(
         ValueError: If the options do not fit the model, or a step of the
             test pipeline is one that the driver does not know.
     """
-    asked = asked or VADExportOptions()
+    asked, cfg = asked or VADExportOptions(), family.cfg
     head = model.pts_bbox_head
     _check(asked, head)
-    with keyframes(cfg, CHAIN, picture_size) as (dataset, indices):
+    with keyframes(cfg, CHAIN, family.picture_size) as (dataset, indices):
         samples = chained([dataset[i] for i in indices], CHAIN)
     data = model.data_preprocessor(pseudo_collate([samples[0]]), False)
     img, sample = data['inputs']['img'], data['data_samples'][0]
-    facts = _facts(cfg, head, asked)
+    facts = facts_of(cfg, head, asked)
     facts['image_size'] = list(img.shape[-2:])
     image = ImagePart(model).eval()
     with torch.no_grad():
@@ -194,7 +305,7 @@ def vad_path(
             image,
             {'img': img},
             tuple(features),
-            _about(features),
+            about_tensors(features),
             static=True,
         )
     ]
@@ -216,7 +327,7 @@ def vad_path(
                 module,
                 given,
                 tuple(outputs),
-                _about(features),
+                about_tensors(features),
                 static=True,
                 runs=asked.form != 'plugin',
             )
@@ -226,23 +337,9 @@ def vad_path(
         facts,
         model=model,
         samples=samples,
-        cfg=cfg,
-        picture_size=picture_size,
-        frames=asked.frames,
+        family=family,
+        asked=asked,
     )
-
-
-OUTPUTS = (
-    'bev_embed',
-    'all_cls_scores',
-    'all_bbox_preds',
-    'all_traj_preds',
-    'all_traj_cls_scores',
-    'map_all_cls_scores',
-    'map_all_bbox_preds',
-    'map_all_pts_preds',
-    'ego_fut_preds',
-)
 
 
 def _check(asked: VADExportOptions, head: Any) -> None:
@@ -255,74 +352,6 @@ def _check(asked: VADExportOptions, head: Any) -> None:
             raise ValueError(
                 f'{flag} {given} was asked for, and the model has {most}; '
                 'give fewer, or leave it out for all'
-            )
-
-
-def _about(features: dict[str, Tensor]) -> dict[str, str]:
-    text = 'features of the pictures, from the fine to the coarse level'
-    return {**ABOUT, **dict.fromkeys(features, text)}
-
-
-def _facts(cfg: Config, head: Any, asked: VADExportOptions) -> dict[str, Any]:
-    transformer = head.transformer
-    return dict(
-        form=asked.form,
-        lanes=asked.lanes,
-        cells=asked.cells,
-        cameras=list(CAMERAS),
-        classes=list(CLASSES),
-        map_classes=list(MAP_CLASSES),
-        commands=list(COMMANDS),
-        pc_range=list(head.pc_range),
-        bev_shape=list(head.bev_shape),
-        rotate_center=list(transformer.rotate_center),
-        ego_columns=list(head.ego_columns),
-        most_boxes=head.bbox_coder.max_num,
-        box_centre_range=list(head.bbox_coder.post_center_range),
-        most_lines=head.map_coder.max_num,
-        line_corner_range=list(head.map_coder.post_center_range),
-        picture_steps=list(_picture_steps(cfg)),
-    )
-
-
-_IGNORED = (
-    'LoadMultiViewImageFromFiles',
-    'CustomObjectRangeFilter',
-    'CustomObjectNameFilter',
-    'PackVADInputs',
-)
-
-
-def _picture_steps(cfg: Config) -> Iterator[dict]:
-    """The test pipeline as the driver does it.
-
-    Raises:
-        ValueError: If it has a step that the driver does not know.
-    """
-    loader = cfg.get('test_dataloader') or {}
-    dataset = next(leaf_datasets(loader.get('dataset')))
-    for step in dataset.get('pipeline', []):
-        kind = step['type']
-        if kind == 'NormalizeMultiviewImage':
-            yield dict(
-                do='normalize',
-                mean=list(step['mean']),
-                std=list(step['std']),
-                to_rgb=bool(step.get('to_rgb', True)),
-            )
-        elif kind == 'RandomScaleImageMultiViewImage' and (
-            len(step['scales']) == 1
-        ):
-            yield dict(do='scale', factor=step['scales'][0])
-        elif kind == 'CropTopMultiViewImage':
-            yield dict(do='crop_top', rows=step['rows'])
-        elif kind == 'PadMultiViewImage' and step.get('size_divisor'):
-            yield dict(do='pad', multiple=step['size_divisor'])
-        elif kind not in _IGNORED:
-            raise ValueError(
-                f'the test pipeline of {cfg.filename} has {dict(step)}, which '
-                'the exported driver cannot do; it normalises, scales by one '
-                'factor, crops the top and pads to a multiple'
             )
 
 

@@ -236,7 +236,7 @@ class VAD(Base3DDetector):
             sample.pred_instances_3d = _instances(objects)
             sample.pred_map = InstanceData(**lines)
             sample.pred_ego = BaseDataElement(
-                plans=plan, command=_command(sample)
+                plans=plan, command=driving_command(sample)
             )
         return list(data_samples)
 
@@ -287,7 +287,7 @@ def _ego_status(
     ]
 
 
-def _command(sample: Det3DDataSample) -> int | None:
+def driving_command(sample: Det3DDataSample) -> int | None:
     """Index of the driving command, where the sample has one."""
     command = sample.get('gt_ego', {}).get('fut_cmd')
     return None if command is None else int(torch.as_tensor(command).argmax())

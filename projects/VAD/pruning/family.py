@@ -90,7 +90,14 @@ class VADPruning:
         """Returns the image part and the head without and with a BEV."""
         from projects.VAD.export.tensor_path import vad_path
 
-        return vad_path(self.cfg, model, asked, self.picture_size)
+        return vad_path(self, model, asked)
+
+    @staticmethod
+    def onnx_model(folder: Path) -> nn.Module:
+        """Returns exported files as a model that a test loop runs."""
+        from projects.VAD.export.onnx_model import open_exported
+
+        return open_exported(folder)
 
     @property
     def source(self) -> str:

@@ -5,12 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from mmprune.adapters import (
-    deformable_groups,
-    ffn_groups,
-    mha_groups,
-    traced_groups,
-)
+from mmprune.adapters import deformable_groups, ffn_groups, mha_groups
+from mmprune.discovery import discovered_groups
 from mmprune.groups import PruneGroup, Slice
 from mmprune.pruners import check_groups
 from mmprune.registry import FUNCTIONS
@@ -44,10 +40,10 @@ DENSE_REASONS = (
 def vad_groups(model: nn.Module) -> Iterator[PruneGroup]:
     """Yields all groups of a VAD model.
 
-    Channels of backbone and neck (traced), the channels that the neck hands
-    to the BEV encoder, heads and points of the deformable attentions, heads
-    of the multi-head attentions, hidden units of feed-forward networks and
-    of branches without a norm in between.
+    Channels of backbone and neck, as discovered, the channels that the neck
+    hands to the BEV encoder, heads and points of the deformable attentions,
+    heads of the multi-head attentions, hidden units of feed-forward networks
+    and of branches without a norm in between.
 
     Args:
         model: The detector, dense.
@@ -70,15 +66,15 @@ def _image_groups(model: nn.Module) -> Iterator[PruneGroup]:
     def forward(part: nn.ModuleDict) -> tuple[torch.Tensor, ...]:
         return part['img_neck'](part['img_backbone'](image))
 
-    traced = [
+    found = [
         g
-        for g in traced_groups(part, forward)
+        for g in discovered_groups(part, forward)
         if not g.name.startswith('img_neck.fpn_convs')
     ]
     modes = [(m, m.training) for m in part.modules()]
     part.eval()
     try:
-        yield from check_groups(part, traced, forward)
+        yield from check_groups(part, found, forward)
     finally:
         for module, mode in modes:
             module.training = mode
