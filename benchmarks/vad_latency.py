@@ -173,7 +173,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add('--ratios', type=float, nargs='+', default=[0.3, 0.5, 0.7])
     add('--rounds', type=int, default=11, help='timed frames per model')
-    add('--round-to', type=int, default=1, help='kept widths: a multiple')
+    add('--round-to', type=int, help='kept widths: a multiple')
     add('--prune-frozen', action='store_true', help='also stem and stage 1')
     add('--ann-file', help='info file of the keyframe, instead of a drawing')
     add('--profile', action='store_true', help='print the slowest operators')

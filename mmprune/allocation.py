@@ -49,6 +49,7 @@ def allocate(
     *,
     scope: str = 'global',
     round_to: int = 1,
+    round_from: int = 0,
     min_keep: int = 1,
     fill_back: float = 0.0,
     strict: bool = True,
@@ -68,6 +69,7 @@ def allocate(
             the same fraction).
         round_to: The number of kept units of a group that loses any is a
             multiple of this.
+        round_from: Groups of fewer units keep any number of them.
         min_keep: Units that every group keeps.
         fill_back: See :func:`num_removed`.
         strict: Whether a sparsity that ``min_keep`` does not allow is an
@@ -87,19 +89,23 @@ def allocate(
         count = num_removed(sparsity, total, fill_back)
         if not strict:
             count = min(count, total - min_keep * len(part))
-        keep |= remove_lowest(part, count, round_to, min_keep)
+        keep |= remove_lowest(part, count, round_to, min_keep, round_from)
     return keep
 
 
 def remove_lowest(
-    scores: dict[str, Tensor], count: int, round_to: int = 1, min_keep: int = 1
+    scores: dict[str, Tensor],
+    count: int,
+    round_to: int = 1,
+    min_keep: int = 1,
+    round_from: int = 0,
 ) -> Keep:
     """Returns the units that stay when the ``count`` lowest go.
 
     Raises:
         ValueError: If so many cannot go.
     """
-    order = removal_order(scores, round_to, min_keep)
+    order = removal_order(scores, round_to, min_keep, round_from)
     taken, removed = 0, 0
     for chunk in order:
         # With chunks of several units: the number nearest to the budget.
@@ -123,12 +129,14 @@ def remove_lowest(
 
 
 def removal_order(
-    scores: dict[str, Tensor], round_to: int = 1, min_keep: int = 1
+    scores: dict[str, Tensor],
+    round_to: int = 1,
+    min_keep: int = 1,
+    round_from: int = 0,
 ) -> list[Chunk]:
     """Returns all removable units in the order in which they go.
 
-    Any beginning of the list is a valid choice: it leaves ``min_keep`` units
-    and a multiple of ``round_to`` in every group, see :func:`allocate`.
+    Any beginning of the list is a valid choice, see :func:`allocate`.
 
     Raises:
         ValueError: If a score is not finite, or an option too small.
@@ -140,13 +148,14 @@ def removal_order(
         )
     keyed = []
     for name, score in scores.items():
+        step = round_to if len(score) >= round_from else 1
         if not torch.isfinite(score).all():
             raise ValueError(
                 f'group {name!r}: the importance is not finite; check the '
                 'weights and the calibration data for NaN'
             )
         removed = 0
-        for chunk, key in _chunks(name, score, round_to, min_keep):
+        for chunk, key in _chunks(name, score, step, min_keep):
             # Equal scores everywhere (fresh norm scales) shrink all groups
             # alike instead of emptying the first one.
             keyed.append((key, removed / len(score), len(keyed), chunk))
@@ -211,8 +220,8 @@ def meet_budget(
 ) -> Keep:
     """Returns kept units whose cost is the budget, within the tolerance.
 
-    The longest beginning of ``order`` that stays above the budget goes; what
-    is then missing is taken from the following chunks that still fit.
+    The longest beginning of ``order`` above the budget goes; what is then
+    missing is taken from the following chunks that still fit.
 
     Args:
         scores: Group name -> importance, for the sizes of the groups.

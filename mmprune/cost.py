@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,21 +35,38 @@ def weights_mb(model: nn.Module) -> float:
     return sum(t.numel() * t.element_size() for t in tensors) / 1e6
 
 
-def cost_row(model: nn.Module, forward: Forward) -> dict[str, float]:
-    """Returns what a report says of a model, but for its latency."""
+def cost_row(
+    model: nn.Module, forward: Forward, macs: int | None = None
+) -> dict[str, float]:
+    """Returns what a report says of a model, but for its latency.
+
+    Args:
+        model: Any model.
+        forward: Runs it once, to count its multiply-adds.
+        macs: Their number where it is known; nothing is run then.
+    """
     return dict(
         params=count_params(model),
         nonzero=count_nonzero(model),
-        macs=count_macs(model, forward)[''],
+        macs=count_macs(model, forward)[''] if macs is None else macs,
         checkpoint_mb=weights_mb(model),
     )
 
 
 def cost_rows(
-    models: Mapping[str, nn.Module], forward: Forward, latency_runs: int
+    models: Mapping[str, nn.Module],
+    forward: Forward,
+    latency_runs: int,
+    macs: Mapping[str, int | None] = MappingProxyType({}),
 ) -> dict[str, dict[str, float | None]]:
-    """Returns what a report says of several models, timed in turns."""
-    rows = {name: cost_row(model, forward) for name, model in models.items()}
+    """Returns what a report says of several models, timed in turns.
+
+    Multiply-adds that are known, by name, are not counted.
+    """
+    rows = {
+        name: cost_row(model, forward, macs.get(name))
+        for name, model in models.items()
+    }
     latencies = measure_latencies(
         {name: partial(forward, model) for name, model in models.items()},
         latency_runs,
@@ -169,13 +187,14 @@ def cost_table(model: nn.Module, forward: Forward | None) -> CostTable:
             are unknown and zero.
     """
     params = dict(model.named_parameters())
+    own = None if forward is None else _own_macs(model, forward)
     table = CostTable(
         shapes={n: tuple(t.shape) for n, t in named_tensors(model).items()},
         params=dict.fromkeys(params, 1.0),
         macs=dict.fromkeys(params, 0.0),
+        counted=None if own is None else sum(own.values()),
     )
-    if forward is not None:
-        _charge(model, _own_macs(model, forward), table.macs)
+    _charge(model, own or Counter(), table.macs)
     return table
 
 

@@ -23,11 +23,14 @@ class CostTable:
         shapes: Name of each parameter and buffer -> shape when dense.
         params: Parameter name -> 1.
         macs: Parameter name -> multiply-adds per element.
+        counted: Multiply-adds of the forward they come from, with those that
+            no weight is charged with; ``None`` if none ran.
     """
 
     shapes: dict[str, tuple[int, ...]]
     params: dict[str, float]
     macs: dict[str, float]
+    counted: int | None = None
 
     def total(self, unit: str) -> float:
         """Returns the ``params`` or ``macs`` of the dense model."""

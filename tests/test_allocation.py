@@ -72,6 +72,15 @@ def test_kept_units_are_multiples_of_round_to():
         assert abs(gone - sparsity * 52) <= 4
 
 
+def test_narrow_groups_keep_any_number_if_rounding_begins_later():
+    scores = {'wide': torch.rand(64), 'narrow': 2 * torch.arange(7) / 7}
+    for sparsity in (0.3, 0.5, 0.7):
+        keep = allocate(scores, sparsity, round_to=8, round_from=64)
+        assert len(keep['wide']) % 8 == 0
+    keep = allocate({'narrow': torch.rand(7)}, 3 / 7, round_to=8, round_from=8)
+    assert len(keep['narrow']) == 4
+
+
 def test_impossible_sparsity_is_refused():
     with pytest.raises(ValueError, match=r'in \[0, 1\), found 1'):
         allocate(SCORES, 1.0)

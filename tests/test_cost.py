@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.ops import DeformConv2d
 
 from mmprune.cost import (
+    cost_row,
     cost_table,
     count_macs,
     count_nonzero,
@@ -50,6 +51,15 @@ def test_macs_by_hand():
     assert macs['conv'] == CONV
     assert macs['attn'] == ATTENTION
     assert macs['out'] == LINEAR
+
+
+def test_macs_that_are_known_are_not_counted_again():
+    model = Net().eval()
+    table = cost_table(model, lambda m: m(IMAGE))
+    assert table.counted == CONV + ATTENTION + LINEAR
+    assert cost_table(model, None).counted is None
+    row = cost_row(model, lambda m: 1 / 0, macs=table.counted)
+    assert row['macs'] == table.counted
 
 
 def test_macs_of_a_model_that_is_not_called_as_a_whole():

@@ -3,17 +3,18 @@
 import copy
 import json
 import runpy
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
-from tiny_project import write_checkpoint, write_config
+from tiny_project import TinyFamily, write_checkpoint, write_config
 
 import mmprune.run.variants as variants
 from mmprune.checkpoints.reading import load_checkpoint_file
 from mmprune.checkpoints.writing import pruned_model_config, save_pruned
-from mmprune.models import load_model
+from mmprune.models import build_model, load_model
 from mmprune.plan import PruningPlan
 from mmprune.pruners import WeightPruner
 from mmprune.run import folder as run_folder
@@ -76,6 +77,51 @@ def test_the_report_has_each_variant_and_the_old_keys(files):
     for key in ('groups', 'kinds', 'uncovered', 'modules', 'tensors'):
         assert report[key] == found['structured'][key]
     assert report['weights'] == found['unstructured']['weights']
+
+
+def test_a_model_of_the_same_shapes_is_neither_counted_nor_timed_again(
+    files, monkeypatch
+):
+    cfg = Config.fromfile(files[0])
+    options = PruningOptions(latency_runs=3)
+    model, _ = workflow.load_dense(cfg, files[1], options)
+    ran, single = [], TinyFamily.single_frame
+
+    def spy(self, model):
+        ran.append(model)
+        return single(self, model)
+
+    monkeypatch.setattr(TinyFamily, 'single_frame', spy)
+    result = workflow.prune(cfg, model, options)
+    counts = {name: ran.count(m) for name, m in result.models.items()}
+    # One count, one warm-up and three that are timed.
+    assert counts == dict(unstructured=0, structured=1 + 1 + 3)
+    assert ran.count(model) == 1 + 1 + 3
+    rows = result.report['models']
+    for key in ('macs', 'latency_ms', 'params'):
+        assert rows['unstructured'][key] == rows['dense'][key]
+    assert 'was not measured apart' in result.report['notes']
+
+
+def test_widths_of_wide_groups_are_round_unless_that_misses_the_ratio(
+    files, monkeypatch
+):
+    cfg = Config.fromfile(files[0])
+    cfg.model.width = 64
+    options = PruningOptions(sparsity=0.4, latency_runs=0)
+    model = build_model(cfg).eval()
+    dense = workflow.find_dense(cfg, model, options, lambda _: None)
+
+    def kept(**changed) -> dict[str, int]:
+        asked = replace(options, **changed)
+        plan = variants.unit_plan(dense, dense.groups, asked)
+        return {k: len(plan.keep[k]) for k in ('one', 'branch.0')}
+
+    assert all(k % 16 == 0 for k in kept().values())
+    free = kept(round_to=1)
+    assert any(k % 16 for k in free.values())
+    monkeypatch.setattr(variants, '_rounding', lambda _: {'round_to': 5000})
+    assert kept() == free
 
 
 def test_a_report_from_before_variants_had_names_is_read(files):

@@ -54,6 +54,8 @@ class StructuredPruner:
             Granularity", ICML 2022).
         round_to: Kept channels and neurons of a touched group are a multiple
             of this.
+        round_from: Of groups with at least so many units; narrower ones keep
+            any number.
         min_keep: Channels and neurons that every group keeps, of other units
             one; or a number for each granularity. Whole blocks (``layer``)
             are groups of one unit, of which none has to stay.
@@ -78,6 +80,7 @@ class StructuredPruner:
     target: str = 'units'
     scope: str = 'global'
     round_to: int = 1
+    round_from: int = 0
     min_keep: int | Mapping[str, int] = 1
     protect: Sequence[str] = ()
     tolerance: float = 0.005
@@ -309,7 +312,8 @@ class StructuredPruner:
             if granularity == 'layer':
                 min_keep = 0
             round_to = self.round_to if wide else 1
-            parts.append((part, dict(round_to=round_to, min_keep=min_keep)))
+            options = dict(round_to=round_to, min_keep=min_keep)
+            parts.append((part, dict(options, round_from=self.round_from)))
         return parts
 
     def _keep_units(

@@ -161,8 +161,12 @@ class PruningOptions:
         shown='~/.cache/mmprune/layer_times.json',
         metavar='FILE',
     )
-    round_to: int = option(
-        1, 'kept channels and neurons are a multiple of this', least=1
+    round_to: int | None = option(
+        None,
+        'kept channels and neurons are a multiple of this',
+        type=int,
+        shown='16 in groups of 128 or more, with --scope global',
+        least=1,
     )
     runtime: str | None = option(
         None,
@@ -185,7 +189,7 @@ class PruningOptions:
     )
     seed: int = seed('of the random criterion, and of a training')
     device: str = option('cpu', 'where to prune: cpu or cuda[:N]')
-    latency_runs: int = option(5, 'timed runs per model, 0 for none', least=0)
+    latency_runs: int = option(3, 'timed runs per model, 0 for none', least=0)
     ann_file: str | None = annotations()
     trust_checkpoint: bool = trust_checkpoint()
 
@@ -193,7 +197,7 @@ class PruningOptions:
         check_values(self)
         if self.runtime is not None:
             width = WIDTHS[self.runtime]
-            if self.round_to not in (1, width):
+            if self.round_to not in (None, width):
                 raise ValueError(
                     f'--for {self.runtime} rounds to {width}, and --round-to '
                     f'{self.round_to} to something else; give one of them'

@@ -8,7 +8,7 @@ import copy
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -66,6 +66,9 @@ class Pruned:
     groups: list[PruneGroup]
     row: dict[str, Any] = field(default_factory=dict)
 
+
+# What kept widths are a multiple of, if nothing else is asked for.
+WIDTH = 16
 
 Make = Callable[[Dense, PruningOptions, Callable[[str], None]], Pruned]
 
@@ -205,8 +208,8 @@ def unit_plan(
         importance=options.criterion(),
         target='macs' if options.target == 'latency' else options.target,
         scope=options.scope,
-        round_to=options.round_to,
         min_keep=options.min_keep,
+        **_rounding(options),
     )
     data = calibration_data(pruner, dense.family)
     choose: Any = pruner
@@ -218,7 +221,14 @@ def unit_plan(
             options.latency_runs,
             progress,
         )
-    plan = choose(dense.model, groups, costs=dense.costs, **data)
+    try:
+        plan = choose(dense.model, groups, costs=dense.costs, **data)
+    except ValueError:
+        if options.round_to is not None or pruner.round_to == 1:
+            raise
+        # Nobody asked for round widths: any others before none.
+        pruner = replace(pruner, round_to=1)
+        plan = pruner(dense.model, groups, costs=dense.costs, **data)
     source = None
     if data:
         # A family with a class of its own may have one source for both.
@@ -228,6 +238,20 @@ def unit_plan(
         mmprune=__version__, protect=list(options.protect), calibration=source
     )
     return plan
+
+
+def _rounding(options: PruningOptions) -> dict[str, int]:
+    """Returns to what kept channels and neurons are rounded.
+
+    Kernels work on 16 numbers at a time (AVX-512; 8 with AVX2 and on tensor
+    cores): 145 channels take a fifth longer than 144. In narrow groups, or
+    where each group loses the same part, such steps would miss the ratio.
+    """
+    if options.round_to is not None:
+        return dict(round_to=options.round_to)
+    if options.scope != 'global' or options.target == 'latency':
+        return {}
+    return dict(round_to=WIDTH, round_from=8 * WIDTH)
 
 
 def _difference(dense: Dense, plan: PruningPlan) -> float:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoints.loading import load_checkpoint
-from ..cost import cost_rows, cost_table
+from ..cost import cost_row, cost_rows, cost_table
 from ..cost_table import CostTable, kept_cost
 from ..errors import blame
 from ..family import build_family, use_annotations
@@ -192,11 +192,22 @@ def find_dense(
 def _rows(
     dense: Dense, made: dict[str, Pruned], options: PruningOptions
 ) -> dict[str, dict]:
-    """Returns what each model costs, by name."""
-    run = dense.family.single_frame
+    """Returns what each model costs, by name.
+
+    Zeros change no shape: such a model does the operations of the dense one,
+    whose multiply-adds and time are its own. A large model's forwards are
+    most of what the command takes.
+    """
+    run, macs = dense.family.single_frame, dense.costs.counted
     models = dict(dense=dense.model)
     models |= {name: each.model for name, each in made.items()}
-    rows = cost_rows(models, run, options.latency_runs)
+    same = {name for name, each in made.items() if not each.plan.groups}
+    timed = {name: m for name, m in models.items() if name not in same}
+    rows = cost_rows(timed, run, options.latency_runs, dict(dense=macs))
+    for name in same:
+        latency = dict(latency_ms=rows['dense']['latency_ms'])
+        rows[name] = cost_row(models[name], run, macs) | latency
+    rows = {name: rows[name] for name in models}
     for name, each in made.items():
         rows[name] |= each.row
     return rows
@@ -292,10 +303,16 @@ def _notes(
                 f'in turns {met["measured"]:.1%} ({met["measured_ms"]:.1f} of '
                 f'{met["dense_ms"]:.1f} ms); layer times: {met["table"]}.'
             )
+    zeros = ''
+    if 'unstructured' in variants and options.latency_runs:
+        zeros = (
+            ' The unstructured model runs the operations of the dense one: '
+            'its latency was not measured apart.'
+        )
     return (
         f'One forward of one sample from {dense.family.source}; checkpoint: '
         f'weights only; latency: median of {options.latency_runs}, the '
         f'models in turns, on {options.device}, '
         f'{torch.get_num_threads()} threads, PyTorch {torch.__version__}.'
-        f'{weights}'
+        f'{weights}{zeros}'
     )

@@ -74,7 +74,7 @@ def _levels(shapes: Shapes, batch: Tensor) -> tuple[np.ndarray, ...]:
     """The map of each query; width, height and first pixel of each level."""
     size = np.array([(w, h) for h, w in shapes], np.float32)
     area = size.prod(1).astype(np.int64)
-    return batch.numpy(), size, np.cumsum(area) - area
+    return batch.contiguous().numpy(), size, np.cumsum(area) - area
 
 
 def _by_heads(work: Callable[..., None], arrays: tuple) -> None:
