@@ -268,7 +268,7 @@ def render(folder: Path, args: argparse.Namespace) -> str:
     names = ('build', 'prune', 'reload', 'train', 'export', 'Torch-Pruning')
     rows = [row(state) for state in states]
     failed = [
-        f'- **{s["family"]}**, {stage}: {verdict}'
+        f'- **{s["family"]}**, {stage}: {plain(verdict, folder)}'
         for s in states
         for stage, verdict in s['stages'].items()
         if verdict not in ('ok', '-') and stage != 'torch_pruning'
@@ -313,6 +313,13 @@ def render(folder: Path, args: argparse.Namespace) -> str:
             ', '.join(missing) or 'None.',
             '',
         ]
+    )
+
+
+def plain(verdict: str, folder: Path) -> str:
+    """Returns why a stage failed without paths of the machine."""
+    return verdict.partition(', the current sys.path')[0].replace(
+        f'{folder}/', ''
     )
 
 
