@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .atomic_file import write_whole
-from .checkpoints.reading import load_checkpoint_file
+from .checkpoints.reading import checkpoint_plan, load_checkpoint_file
 from .groups import PruneGroup, Slice
 
 _VERSION = 1
@@ -157,14 +157,6 @@ class PruningPlan:
                 'the checkpoint that mmprune wrote, or its plan.json'
             )
         return cls.from_dict(data)
-
-
-def checkpoint_plan(checkpoint: Mapping) -> dict | None:
-    """Returns the plan in a checkpoint as plain data, ``None`` if dense."""
-    meta = checkpoint.get('meta')
-    data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
-    # As it stands in the file, where something else has read that.
-    return json.loads(data) if isinstance(data, str) else data
 
 
 def _plain_group(group: PruneGroup) -> dict:

@@ -16,5 +16,6 @@ def test_a_runner_without_weights_refuses(tmp_path):
 def test_a_runner_with_weights_trains_and_goes_on(tmp_path):
     start = tmp_path / 'start.pth'
     torch.save(dict(meta={}, state_dict=TinyMLP().state_dict()), start)
-    run(config(tmp_path, custom_hooks=[HOOK], load_from=str(start)))
-    run(config(tmp_path, custom_hooks=[HOOK], resume=True))
+    first = run(config(tmp_path, custom_hooks=[HOOK], load_from=str(start)))
+    again = run(config(tmp_path, custom_hooks=[HOOK], resume=True))
+    assert first.iter == again.iter > 0

@@ -1,10 +1,10 @@
 """Refuses a checkpoint that was pruned otherwise than the model it meets."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from .comparing import differing_shapes, shapes_differ, without_prefix
+from .reading import checkpoint_plan
 
 
 def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
@@ -22,11 +22,8 @@ def check_plan_matches(model: Any, checkpoint: Mapping) -> None:
     model = _unwrap(model)
     meta = checkpoint.get('meta')
     _check_bits(model, meta)
-    data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
-    # As it stands in the file, where something else has read that.
-    data = json.loads(data) if isinstance(data, str) else data
     plan = getattr(model, 'pruning_plan', None)
-    theirs = _removed(data)
+    theirs = _removed(checkpoint_plan(checkpoint))
     ours = _removed(plan.to_dict() if plan is not None else None)
     if not theirs:
         if ours:

@@ -1,11 +1,11 @@
 """Reads checkpoint files without running code from them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _trusted = False
-PLAN = 'pruning_plan'
 
 
 class CheckpointError(ValueError):
@@ -41,6 +41,16 @@ def load_checkpoint_file(
         return {'state_dict': _load_safetensors(path, map_location)}
     options = dict(mmap=True) if mmap and kind == 'zip' else {}
     return unpickle(path, str(path), map_location, trust, **options)
+
+
+def checkpoint_plan(checkpoint: Any) -> dict | None:
+    """Returns the plan in a checkpoint as plain data, ``None`` if dense.
+
+    In the file it may stand as text.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    data = meta.get('pruning_plan') if isinstance(meta, Mapping) else None
+    return json.loads(data) if isinstance(data, str) else data
 
 
 def trust_checkpoints(trust: bool = True) -> None:
@@ -118,9 +128,9 @@ def unpickle(
         else:
             with allowlist.active():
                 found = torch.load(file, weights_only=True, **options)
-        meta = found.get('meta') if isinstance(found, dict) else None
-        if isinstance(meta, dict) and isinstance(meta.get(PLAN), str):
-            meta[PLAN] = json.loads(meta[PLAN])
+        plan = checkpoint_plan(found)
+        if plan is not None:
+            found['meta']['pruning_plan'] = plan
     except Exception as error:
         raise CheckpointError(allowlist.explain(name, error)) from error
     if not isinstance(found, dict):
