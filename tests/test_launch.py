@@ -284,7 +284,9 @@ def test_dist_train_and_dist_test_run_on_two_ranks(files, tmp_path):
     two = json.loads(log.read_text())['mean']
     main = runpy.run_path(str(ROOT / 'tools' / 'test.py'))['main']
     words = [files[0], work / 'latest.pth', '--work-dir', work / 'one']
-    assert main(list(map(str, words)))['mean'] == pytest.approx(two, rel=1e-4)
+    # The logits cancel out in their mean, so its own size says nothing about
+    # the rounding of the sums behind it.
+    assert main(list(map(str, words)))['mean'] == pytest.approx(two, abs=1e-6)
 
 
 # -- without processes -----------------------------------------------------
