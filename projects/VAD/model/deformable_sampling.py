@@ -1,10 +1,8 @@
 """Bilinear sampling of multi-level feature maps, the hot spot on a CPU.
 
 Three ways to the same numbers: mmcv's CUDA op where it is, loops compiled for
-a CPU where gradients are asked for (:mod:`.compiled_sampling`, five times as
-fast as operations), and operations of PyTorch. In evaluation the loops are
-faster as well, but round otherwise: VAD-base's trajectory scores then differ
-from the authors' by 1.1e-3 instead of 1.8e-4.
+a CPU (:mod:`.compiled_sampling`, several times as fast as operations and with
+the same bits), and operations of PyTorch where somebody records them.
 """
 
 from collections.abc import Sequence
@@ -15,14 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .compiled_sampling import sampled, sampling_gradients
 
 Shapes = Sequence[tuple[int, int]]
-
-# Samples handled at once on a CPU: the corner tables of this many stay in
-# its cache, which makes the sampling about five times faster.
-_CHUNK = 1 << 16
 
 
 def sample_levels(
@@ -64,16 +59,16 @@ def sample_levels(
 
 
 def _runs_compiled(*inputs: Tensor) -> bool:
-    """Whether the loops serve: gradients on a CPU, and nobody records."""
+    """Whether the loops serve: on a CPU, and nobody records operations."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
-    if any(x.device.type != 'cpu' for x in inputs):
+    if is_in_torch_dispatch_mode():  # as when groups are discovered
         return False
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return all(x.device.type == 'cpu' for x in inputs)
 
 
 class _SampleOnCPU(torch.autograd.Function):
-    """``sample_levels`` with gradients, compiled for a CPU."""
+    """``sample_levels``, compiled for a CPU."""
 
     @staticmethod
     def forward(ctx, value, shapes, locations, weights, batch):
@@ -92,26 +87,6 @@ class _SampleOnCPU(torch.autograd.Function):
 
 
 def _sample(
-    value: Tensor,
-    shapes: Shapes,
-    locations: Tensor,
-    weights: Tensor,
-    batch: Tensor,
-) -> Tensor:
-    """``sample_levels`` by operations of PyTorch, in full precision."""
-    step = len(locations)
-    if not value.is_cuda and not torch.is_grad_enabled():
-        step = max(1, _CHUNK // max(1, weights[:1].numel()))
-    chunks = zip(
-        locations.split(max(1, step)),
-        weights.split(max(1, step)),
-        batch.split(max(1, step)),
-        strict=True,
-    )
-    return torch.cat([_sample_rows(value, shapes, *chunk) for chunk in chunks])
-
-
-def _sample_rows(
     value: Tensor,
     shapes: Shapes,
     locations: Tensor,
