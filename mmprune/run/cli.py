@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import sentence
+from ..memory import keep_freed
 from .config_file import load_config, merge_options
 from .progress import ProgressBar
 
@@ -40,6 +41,7 @@ def fail_in_one_sentence(main: Callable) -> Callable:
         debug = '--debug' in words or bool(os.environ.get('MMPRUNE_TRACEBACK'))
         # A log on a full disk is not worth a traceback.
         logging.raiseExceptions = debug
+        keep_freed()
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt:
