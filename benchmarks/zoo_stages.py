@@ -220,7 +220,8 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
 def moved(cfg: Config, model: nn.Module) -> set[str]:
     """Returns which parameters have a gradient and move in a step."""
     family = build_family(cfg)
-    batch = family.small_batch(model)
+    # Of one picture some batch norms would see a single value.
+    batch = twice(family.small_batch(model))
     model.train()
     before = {n: p.clone() for n, p in model.named_parameters()}
     torch.manual_seed(0)

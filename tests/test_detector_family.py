@@ -9,7 +9,7 @@ from torch import nn
 
 from mmprune.checkpoints.loading import load_model
 from mmprune.checkpoints.writing import save_pruned
-from mmprune.families.detector import drawn
+from mmprune.families.detector import _in_training, drawn
 from mmprune.families.drawn_picture import drawn_batch, trained_size
 from mmprune.family import build_family
 from mmprune.masks import mask_plan
@@ -213,3 +213,45 @@ def test_a_loss_is_that_of_training_while_norms_keep_their_statistics():
     torch.testing.assert_close(loss, model.norm(x).sum() + 1)
     assert not model.training
     assert model.norm.num_batches_tracked == 0
+
+
+class Head(nn.Module):
+    """Puts out more in training, and hangs a module into another there."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm2d(3), nn.Dropout()
+        self.mix = nn.MultiheadAttention(4, 2, dropout=0.5)
+        self.other = nn.Sequential(nn.ReLU())
+
+
+def test_heads_are_in_training_for_the_loss_and_layers_are_not():
+    model = nn.ModuleDict(dict(head=Head())).eval()
+    head = model['head']
+    with _in_training(model):
+        assert head.training
+        layers = (head.norm, head.drop, head.mix, head.other)
+        assert not any(layer.training for layer in layers)
+        head.hung = head.norm
+    assert not head.training
+    assert not hasattr(head, 'hung')
+
+
+def test_a_head_that_predicts_less_than_it_trains_is_pruned():
+    """RepPoints puts out two results in evaluation and three in training."""
+    cfg = stock('reppoints/reppoints-moment_r50_fpn_1x_coco.py')
+    cfg.model.backbone.update(depth=18)
+    cfg.model.neck.in_channels = [64, 128, 256, 512]
+    model = detector(cfg)
+    groups = list(build_family(cfg).groups(model))
+    assert sum(not group.dense for group in groups) > 10
+
+
+def test_ssd_of_mmdet_3_3_predicts():
+    cfg = stock('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py')
+    model = detector(cfg)
+    batch = drawn_batch(cfg, 64, 64)
+    data = model.data_preprocessor(batch, False)
+    with torch.no_grad():
+        (found,) = model(**data, mode='predict')
+    assert len(found.pred_instances) > 0

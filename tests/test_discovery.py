@@ -513,6 +513,50 @@ class Extractor(nn.Module):
         return regions
 
 
+class Pooling(nn.Module):
+    """Has layers of its own and checks its width, as mmcv's pooling does."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.output_channels = width
+        self.one = conv(width, width)
+
+    def forward(self, x):
+        assert x.shape[1] == self.output_channels
+        return F.max_pool2d(x, 2) + self.one(x).mean()
+
+
+def test_a_width_that_a_module_checks_follows_the_channels():
+    model = Net(
+        lambda net, x: net.two(net.pool(net.one(x))),
+        one=conv(3, 6),
+        pool=Pooling(6),
+        two=conv(6, 5),
+    )
+    assert found(model)['one'] == 6
+
+
+def test_what_is_expanded_as_another_keeps_as_many_channels():
+    def run(net, x):
+        pooled, map_ = net.one(x).mean((2, 3), keepdim=True), net.two(x)
+        return net.three(torch.cat([pooled.expand_as(map_), map_], 1))
+
+    model = Net(run, one=conv(3, 6), two=conv(3, 6), three=conv(12, 5))
+    assert found(model) == {'one': 6}
+
+
+def test_nothing_found_holds_no_channels():
+    """As where no box is above a threshold."""
+
+    def run(net, x):
+        rows = net.one(x).movedim(1, -1).flatten(0, 2)
+        chosen = rows[torch.arange(0)]
+        return net.fc(rows), chosen.sum()
+
+    model = Net(run, one=conv(3, 6), fc=nn.Linear(6, 5))
+    assert reasons(model).keys() == {'fc'}
+
+
 def test_a_width_that_a_module_holds_follows_the_channels():
     model = Net(
         lambda net, x: net.two(net.take(net.one(x))),

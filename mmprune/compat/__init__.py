@@ -8,7 +8,7 @@ system and costs nothing until somebody imports mmcv or mmengine's Runner:
 - mmengine's checkpoint loader reads through :func:`load_checkpoint_file`;
 - a checkpoint that does not fit the model's pruning plan is refused;
 - wrappers of mmcv's ops that ask for CUDA run where their points are, and
-  norms with ``eps=0`` run;
+  norms with ``eps=0`` and mmdet's SSD run;
 - transformers is not imported until its optimizer is used.
 """
 
@@ -218,11 +218,18 @@ def _repair_norms(module: ModuleType) -> None:
     module.build_norm_layer = build_norm_layer
 
 
+def _repair_ssd(module: ModuleType) -> None:
+    """Lets SSD of mmdet 3.3 predict, which asks its head for a loss layer."""
+    if not hasattr(module.SSDHead, 'loss_cls'):
+        module.SSDHead.loss_cls = None
+
+
 _REPAIRS: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.runner.checkpoint': _repair_checkpoint_module,
     'mmcv.cnn.bricks.norm': _repair_norms,
     'mmcv.ops.furthest_point_sample': _repair_furthest_points,
     'mmcv.ops.knn': _repair_nearest_points,
     'mmcv.ops.points_in_boxes': _repair_points_in_boxes,
+    'mmdet.models.dense_heads.ssd_head': _repair_ssd,
 }
 _AROUND = {'mmengine.optim.optimizer.builder': imported_late}

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -15,7 +17,7 @@ from ..groups import PruneGroup
 from ..registry import FUNCTIONS
 from . import indexing, maps, products  # noqa: F401
 from .components import groups_of
-from .labels import Labels, compact, tensors_in, varies
+from .labels import Labels, compact, tensors_in, varies, varying
 from .rules import Call, apply_rule
 
 
@@ -32,6 +34,28 @@ class _Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         apply_rule(Call(self.labels, func, args, kwargs, out))
+        return out
+
+
+class _Sizes(TorchFunctionMode):
+    """Sees what asks for the size of another tensor.
+
+    What PyTorch executes for ``expand_as`` has nothing but numbers.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is Tensor.expand_as:
+            with _disable_current_modes():
+                for mine, other in product(*map(self.labels.of, args)):
+                    if varying(mine) & varying(other):
+                        self.labels.tie(mine, other)
         return out
 
 
@@ -55,7 +79,7 @@ def discovered_groups(
     hooks = [
         module.register_forward_hook(partial(_note_width, labels, path))
         for path, module in model.named_modules()
-        if _stores_width(module)
+        if _stored_width(module)
     ]
     modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -64,7 +88,7 @@ def discovered_groups(
         # Not eval(): that of some models freezes parameters anew.
         for module, _ in modes:
             module.training = False
-        with torch.no_grad(), _Trace(labels):
+        with torch.no_grad(), _Sizes(labels), _Trace(labels):
             outputs = forward(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -76,13 +100,19 @@ def discovered_groups(
     return list(groups_of(labels, model))
 
 
-def _stores_width(module: nn.Module) -> bool:
-    """Whether a module writes tensors of a width that no weight gives it.
+def _stored_width(module: nn.Module) -> str:
+    """What a module calls the width of its output that no weight gives it.
 
-    As mmdet's RoI extractors do; surgery has to tell them the new width.
+    As mmdet's RoI extractors, and mmcv's deformable RoI pooling do; surgery
+    has to tell them the new width. Empty for any other module.
     """
-    stored = vars(module).get('out_channels')
-    return isinstance(stored, int) and not list(module.parameters())
+    stored = vars(module)
+    if isinstance(stored.get('out_channels'), int):
+        return '' if list(module.parameters()) else 'out_channels'
+    own = list(module.parameters(recurse=False))
+    if isinstance(stored.get('output_channels'), int) and not own:
+        return 'output_channels'
+    return ''
 
 
 def _note_width(
@@ -92,8 +122,9 @@ def _note_width(
         return
     with _disable_current_modes():
         for layer in labels.of(out):
-            if varies(layer, 1) and out.shape[1] == module.out_channels:
+            name = _stored_width(module)
+            if varies(layer, 1) and out.shape[1] == getattr(module, name):
                 # Rows that nothing was written to have no labels.
                 atoms = compact(layer, leave=1).transpose(0, 1)
                 atoms = atoms.flatten(1).amax(1)
-                labels.counts[f'{path}.out_channels'] = atoms
+                labels.counts[f'{path}.{name}'] = atoms

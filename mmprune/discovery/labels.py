@@ -279,7 +279,7 @@ def thinned(layer: Tensor) -> Tensor:
     shape = layer.shape
     layer = compact(layer)
     for dim in range(layer.ndim):
-        if not varies(layer, dim):
+        if layer.shape[dim] > 1 and not varies(layer, dim):
             layer = layer.narrow(dim, 0, 1)
     return layer.expand(shape)
 

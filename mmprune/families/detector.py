@@ -221,16 +221,27 @@ def drawn(cfg: Config, height: int, width: int) -> dict[str, Any]:
 
 @contextmanager
 def _in_training(model: nn.Module) -> Iterator[None]:
-    """Sets the model itself in training, its parts stay as they are.
+    """Sets detector and heads in training; norms and dropout stay as they are.
 
-    Of DETR's descendants half of what their losses read is missing
-    otherwise; norms of a model in evaluation keep their statistics.
+    Of many detectors half of what their losses read is missing otherwise.
+    Layers and what is torch's own stay in evaluation, so that statistics are
+    kept and every run gives the same. Modules that a run hangs into others
+    (DDQ does) are taken off again, as a state dict would list them twice.
     """
-    before, model.training = model.training, True
+    parts = [
+        (module, module.training, set(module._modules))
+        for module in model.modules()
+        if module._modules and not type(module).__module__.startswith('torch.')
+    ]
+    for module, *_ in parts:
+        module.training = True
     try:
         yield
     finally:
-        model.training = before
+        for module, before, names in parts:
+            module.training = before
+            for name in module._modules.keys() - names:
+                del module._modules[name]
 
 
 def _fill_message_hub() -> None:

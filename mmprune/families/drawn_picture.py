@@ -46,6 +46,7 @@ def drawn_batch(cfg: Config, height: int, width: int) -> dict[str, list]:
             scale_factor=(1.0, 1.0),
             flip=False,
             flip_direction=None,
+            border=np.array([0, height, 0, width]),
         )
     )
     sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
