@@ -29,7 +29,7 @@ from mmprune.tensor_path import Compared
 from projects.VAD.export import driver
 from projects.VAD.export.sampling import FORMS, PLUGIN
 from projects.VAD.export.static_model import seen_cells
-from projects.VAD.export.tensor_path import tied, turned
+from projects.VAD.export.tensor_path import tied, turned, unrounded
 from projects.VAD.model.deformable_sampling import sample_levels
 from projects.VAD.model.transformer import rotate_bev
 from tools import create_data
@@ -127,6 +127,50 @@ def test_a_dense_model_is_exported_alike(files, deployed, tmp_path):
     small = about(deployed)
     sizes = [s['parts']['head']['mb'] for s in (small, dense)]
     assert sizes[0] < 0.9 * sizes[1]
+
+
+def test_features_go_over_in_half_precision(files, deployed, tmp_path):
+    folder = tmp_path / 'deploy'
+    parts = export(files, 'small.pth', folder, '--fp16-features')['parts']
+    kinds = {each['dtype'] for each in parts['image']['outputs'].values()}
+    assert kinds == {'float16'}
+    for name in ('head_first', 'head'):
+        handed = {
+            n: each['dtype'] for n, each in parts[name]['inputs'].items()
+        }
+        halves = {n for n, kind in handed.items() if kind == 'float16'}
+        assert halves == parts['image']['outputs'].keys()
+        assert max(parts[name]['differences'].values()) < 1e-4
+    # A rounding by 2**-11 is no difference.
+    assert max(parts['image']['differences'].values()) < 1e-5
+    drawn = [folder, deployed]
+    runs = [driver.sessions(f, about(f)) for f in drawn]
+    pictures = np.random.default_rng(0).normal(
+        size=parts['image']['inputs']['img']['shape']
+    )
+    given = {'img': pictures.astype(np.float32)}
+    for half, whole in zip(
+        runs[0]('image', given).values(),
+        runs[1]('image', given).values(),
+        strict=True,
+    ):
+        assert np.abs(half - whole).max() <= 2**-11 * np.abs(whole).max()
+
+
+def test_half_of_a_step_between_halves_is_no_difference():
+    own = torch.tensor([1.0002, 1.0002, 2.9e-8, -1.0002])
+    found = torch.tensor([1.0, 1.0009765625, 0.0, -1.0], dtype=torch.half)
+    off = (unrounded(found, own) - own).abs()
+    assert off[[0, 2, 3]].max() == 0
+    expected = 1.0009765625 - 1.0002 * (1 + 2**-11)
+    assert off[1].item() == pytest.approx(expected, rel=1e-2)
+
+
+def test_more_than_one_drive_at_once_is_refused(files, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        export(files, 'small.pth', tmp_path / 'x', '--batch', '2')
+    assert stop.value.code == 2
+    assert '--batch' in capsys.readouterr().err
 
 
 def test_no_shape_and_no_course_depends_on_values(deployed):

@@ -68,6 +68,7 @@ def facts_of(
     transformer = head.transformer
     return dict(
         form=asked.form,
+        fp16_features=asked.fp16_features,
         lanes=asked.lanes,
         cells=asked.cells,
         cameras=list(CAMERAS),

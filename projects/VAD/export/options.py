@@ -30,6 +30,16 @@ class VADExportOptions:
         least=1,
         shown='all, under a mask',
     )
+    fp16_features: bool = option(
+        False,
+        'hand the features over in half precision: half the traffic, and what '
+        'an image part of an engine in fp16 gives anyway',
+    )
+    batch: int = option(
+        1,
+        'drives that run at once; the graphs hold the state of one',
+        choices=(1,),
+    )
     frames: int = option(
         3, 'keyframes that lie beside the files, to run on', least=1
     )

@@ -147,11 +147,17 @@ class StaticHead(VADHead):
 
 
 class ImagePart(nn.Module):
-    """Pictures to features: backbone and neck."""
+    """Pictures to features: backbone and neck.
 
-    def __init__(self, model: VAD) -> None:
+    Args:
+        model: What they are taken from.
+        dtype: Of the features.
+    """
+
+    def __init__(self, model: VAD, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.img_backbone, self.img_neck = model.img_backbone, model.img_neck
+        self.dtype = dtype
 
     def forward(self, img: Tensor) -> tuple[Tensor, ...]:
         """Returns per level ``[1, cameras, C, h, w]``.
@@ -160,7 +166,9 @@ class ImagePart(nn.Module):
             img: ``[1, cameras, 3, H, W]``.
         """
         levels = self.img_neck(self.img_backbone(img.flatten(0, 1)))
-        return tuple(x.unflatten(0, img.shape[:2]) for x in levels)
+        return tuple(
+            x.unflatten(0, img.shape[:2]).to(self.dtype) for x in levels
+        )
 
 
 class HeadPart(nn.Module):
@@ -227,7 +235,9 @@ class HeadPart(nn.Module):
             turned = given['prev_bev'].index_select(0, given['turn_index'])
             turned = turned * given['turn_inside'][:, None, None]
             prev_bev = turned.transpose(0, 1)
-        levels = [v for n, v in given.items() if n.startswith('features_')]
+        levels = [
+            v.float() for n, v in given.items() if n.startswith('features_')
+        ]
         return transformer.encoder(
             query,
             head.positional_encoding().expand_as(query),

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ class VADPath(TensorPath):
                 for (name, level), own in zip(
                     levels.items(), expected, strict=True
                 ):
-                    yield Compared('image', name, own, level)
-                outs = self.model.step(inputs, data['data_samples'])
+                    yield Compared('image', name, own, unrounded(level, own))
+                with self._reading(levels.values()):
+                    outs = self.model.step(inputs, data['data_samples'])
             found = host.step(
                 inputs['img'].numpy(), **_step_inputs(sample, meta)
             )
@@ -97,6 +99,21 @@ class VADPath(TensorPath):
                 f'a lane at a threshold turned {sorted(left)[0]} in every '
                 'frame of the check; choose other frames by --ann-file'
             )
+
+    @contextmanager
+    def _reading(self, levels: Iterable[Tensor]) -> Iterator[None]:
+        """Gives the model the features of the files, where those are halves.
+
+        Which way a value in the middle of two halves is rounded hangs on its
+        last bit.
+        """
+        if self.asked.fp16_features:
+            given = [level.float() for level in levels]
+            self.model.extract_feat = lambda images: given
+        try:
+            yield
+        finally:
+            vars(self.model).pop('extract_feat', None)
 
     def _check_room(self, found: driver.Arrays) -> None:
         if 'overflow' not in found or not found['overflow'].any():
@@ -229,6 +246,24 @@ class VADPath(TensorPath):
             yield list(runs)
 
 
+def unrounded(found: Tensor, own: Tensor) -> Tensor:
+    """Returns features of a file as float32, without the rounding to halves.
+
+    A half counts as the value that it is the nearest one to, of all that the
+    computation may have given; so what differs is the computation.
+
+    Args:
+        found: Of the file, float32 or float16.
+        own: The model's, float32.
+    """
+    if found.dtype == own.dtype:
+        return found
+    # Half of the distance between two halves, also of the smallest.
+    room = torch.maximum(own.abs() * 2**-11, own.new_tensor(2.0**-25))
+    off = found.float() - own
+    return own + off.sign() * (off.abs() - room).clamp(min=0)
+
+
 def tied(outs: dict[str, Tensor], head: VADHead) -> bool:
     """Returns whether rounding may decide which lanes an agent reads.
 
@@ -279,7 +314,8 @@ def vad_path(
     img, sample = data['inputs']['img'], data['data_samples'][0]
     facts = facts_of(cfg, head, asked)
     facts['image_size'] = list(img.shape[-2:])
-    image = ImagePart(model).eval()
+    half = torch.float16 if asked.fp16_features else torch.float32
+    image = ImagePart(model, half).eval()
     with torch.no_grad():
         levels = image(img)
     features = {f'features_{i}': level for i, level in enumerate(levels)}
