@@ -115,9 +115,12 @@ def _coordinates(cfg: Config) -> str:
 
 def _code_size(cfg: Config) -> int:
     """Numbers of a box: 7, or 9 with its velocity."""
-    coded = max(found_values(cfg.model, 'code_size', int), default=7)
-    sizes = found_values(cfg.model, 'group_reg_dims', list | tuple)
-    coded = max([coded, *(sum(dims) for dims in sizes)])
+    names = ('bbox_code_size', 'code_size')
+    coded = [n for name in names for n in found_values(cfg.model, name, int)]
+    if not coded:  # a box is all that a group of branches says
+        sizes = found_values(cfg.model, 'group_reg_dims', list | tuple)
+        coded = [7, *(sum(dims) for dims in sizes)]
+    coded = max(coded)
     return 9 if coded >= 9 else 7
 
 
