@@ -37,6 +37,7 @@ from golden import golden_frames, golden_sets, golden_vad  # noqa: E402
 from mmprune.checkpoints.loading import build_model, load_model  # noqa: E402
 from mmprune.cost import measure_latencies  # noqa: E402
 from mmprune.family import build_family  # noqa: E402
+from mmprune.memory import keep_freed  # noqa: E402
 from mmprune.onnx_file import run_session, session  # noqa: E402
 from mmprune.run.cli import load_config  # noqa: E402
 from mmprune.run.export import export  # noqa: E402
@@ -237,6 +238,7 @@ def data_counts(cfg: Any, model: nn.Module, most: int) -> None:
 def main() -> None:
     """Prints a section per model."""
     args = parse_args()
+    keep_freed()  # as the commands do
     results = []
     for size in args.sizes:
         cfg = load_config(str(CONFIGS / FILES[size]))

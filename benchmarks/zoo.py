@@ -9,7 +9,9 @@ it Torch-Pruning alone prunes the same weights.
     python benchmarks/zoo.py [--family retinanet fcos] [--config PATH]
 
 A family that was done before is not done again (`--again`: those that
-failed). Writes docs/zoo.md; exits with 1 if one that was asked for fails.
+failed, `--fresh`: all that are asked for). Writes docs/zoo.md, and
+docs/zoo.json for other machines to go on from; exits with 1 if one that was
+asked for fails.
 """
 
 import argparse
@@ -59,6 +61,7 @@ def main() -> int:
     """Runs the matrix; returns how many families failed, at most 1."""
     args = read_arguments()
     folder = ROOT / 'work_dirs' / 'zoo' / f'{args.package}-{args.ratio:g}'
+    take_known(folder, args)
     wanted = dict(families(args))
     # Importing mmdet takes ten seconds: stages are forked from this process,
     # which has done it and nothing else.
@@ -73,8 +76,11 @@ def main() -> int:
             )
         )
     if not args.config:
-        page = render(folder, args)
-        write_whole(ROOT / 'docs' / page_name(args), page.encode())
+        names = family_names(args.package)
+        states = [s for s in finished(folder) if s['family'] in names]
+        page = ROOT / 'docs' / page_name(args)
+        write_whole(page, render(states, args).encode())
+        save_json({s['family']: s for s in states}, page.with_suffix('.json'))
     return int(not all(map(success, done)))
 
 
@@ -102,6 +108,39 @@ def read_arguments() -> argparse.Namespace:
 def page_name(args: argparse.Namespace) -> str:
     name = 'zoo' if args.package == 'mmdet' else 'zoo_mmdet3d'
     return f'{name}.md' if args.ratio == 0.3 else f'{name}_{args.ratio:g}.md'
+
+
+def take_known(folder: Path, args: argparse.Namespace) -> None:
+    """Lays down what another machine has found, where nothing is yet."""
+    path = (ROOT / 'docs' / page_name(args)).with_suffix('.json')
+    known = json.loads(path.read_text()) if path.exists() else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, state in known.items():
+        file = folder / f'{name}.json'
+        if not file.exists():
+            save_json(state, file)
+
+
+def finished(folder: Path) -> list[dict]:
+    """Returns what was found of each family, without paths of a machine."""
+    found = [json.loads(p.read_text()) for p in sorted(folder.glob('*.json'))]
+    return [
+        state
+        | dict(
+            config=inside_wheel(state['config']),
+            stages={
+                stage: plain(verdict, folder)
+                for stage, verdict in state['stages'].items()
+            },
+        )
+        for state in found
+        if state.get('finished')
+    ]
+
+
+def inside_wheel(config: str) -> str:
+    """Returns the path of a config below the folder `configs` of its wheel."""
+    return re.sub(r'.*\.mim/configs/', '', config)
 
 
 def configs_of(package: str) -> Path:
@@ -156,10 +195,11 @@ def run_family(
 ) -> dict:
     """Runs the stages of a family that are not done; returns its state."""
     state_file, work = folder / f'{name}.json', folder / name
-    state = dict(family=name, config=str(config), stages={}, seconds={})
+    inside = inside_wheel(str(config))
+    state = dict(family=name, config=inside, stages={}, seconds={})
     if state_file.exists() and not args.fresh:
         known = json.loads(state_file.read_text())
-        if known['config'] == str(config):
+        if inside_wheel(known['config']) == inside:
             state = known
     if state.get('finished') and (success(state) or not args.again):
         return state
@@ -257,12 +297,8 @@ def success(state: dict) -> bool:
     )
 
 
-def render(folder: Path, args: argparse.Namespace) -> str:
+def render(states: list[dict], args: argparse.Namespace) -> str:
     """Returns the page about all families that were run."""
-    states = [
-        json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))
-    ]
-    states = [s for s in states if s.get('finished')]
     names_run = {s['family'] for s in states}
     missing = [n for n in family_names(args.package) if n not in names_run]
     ours = sum(map(success, states))
@@ -272,7 +308,7 @@ def render(folder: Path, args: argparse.Namespace) -> str:
     names = ('build', 'prune', 'reload', 'train', 'export', 'Torch-Pruning')
     rows = [row(state) for state in states]
     failed = [
-        f'- **{s["family"]}**, {stage}: {plain(verdict, folder)}'
+        f'- **{s["family"]}**, {stage}: {verdict}'
         for s in states
         for stage, verdict in s['stages'].items()
         if verdict not in ('ok', '-') and stage != 'torch_pruning'
@@ -354,7 +390,7 @@ def row(state: dict) -> list[str]:
         return '' if verdict.startswith('-') else 'fails'
 
     marks = [mark(state['stages'].get(stage, '-')) for stage in STAGES]
-    config = re.sub(r'.*/configs/[^/]+/', '', state['config'])
+    config = state['config'].partition('/')[2]
     return [
         state['family'],
         f'`{config}`',
