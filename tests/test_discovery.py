@@ -536,6 +536,18 @@ def test_a_width_that_a_module_checks_follows_the_channels():
     assert found(model)['one'] == 6
 
 
+@pytest.mark.parametrize('width', [6, 2])
+def test_a_grouped_transposed_convolution_holds_its_channels(width):
+    model = Net(
+        lambda net, x: net.two(net.up(net.one(x))),
+        one=conv(3, 6),
+        up=nn.ConvTranspose2d(6, width, 2, stride=2, groups=2),
+        two=conv(width, 5),
+    )
+    assert found(model) == {}
+    assert 'grouped transposed' in reasons(model)['one']
+
+
 def test_what_is_expanded_as_another_keeps_as_many_channels():
     def run(net, x):
         pooled, map_ = net.one(x).mean((2, 3), keepdim=True), net.two(x)

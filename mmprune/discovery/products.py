@@ -146,7 +146,7 @@ def _convolve(
             labels.reads(y)
             for layer in x_in:
                 labels.tie(layer, _channels(y, in_dim, 2))
-    elif out_dim == 0 or weight.shape[1] == 1:
+    elif out_dim == 0 or tuple(weight.shape[:2]) == (groups, 1):
         results = [
             _channels(y, 0, out.ndim)
             for y in labels.of(weight)
@@ -155,6 +155,7 @@ def _convolve(
         _grouped(labels, weight, x_in, results, groups)
     else:
         labels.fix_all([x, weight], 'a grouped transposed convolution')
+        results = [torch.cat([y] * groups, 1) for y in results]
     shape = out.shape
     layers = [layer.expand(shape) for layer in results]
     for layer in rest:  # of the batch
