@@ -218,6 +218,33 @@ def test_the_attention_of_pytorch_loses_heads_and_its_layer_neurons(
     assert sizes == {'attention': 4, 'attention.out_proj': 8, 'one': 6}
 
 
+class TwoAttentions(nn.Module):
+    """Makes masks by one number of heads, as Mask2Former's head does."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 4
+        self.one, self.two = (
+            nn.MultiheadAttention(8, 4, batch_first=True) for _ in range(2)
+        )
+
+    def forward(self, x):
+        mask = torch.zeros(len(x) * self.num_heads, *x.shape[1:2] * 2)
+        x = self.one(x, x, x, attn_mask=mask)[0]
+        return self.two(x, x, x, attn_mask=mask)[0]
+
+
+@pytest.mark.parametrize('name', ['one', 'two'])
+def test_one_number_of_heads_for_two_attentions_follows_neither(name):
+    model = nn.Sequential(TwoAttentions(), nn.Linear(8, 2))
+    x = torch.randn(2, 5, 8)
+    groups = {g.name: g for g in discovered_groups(model, lambda net: net(x))}
+    group = groups[f'0.{name}']
+    assert group.attrs == {f'0.{name}.num_heads': 1}
+    plan = PruningPlan((group,), {group.name: [0, 3]})
+    assert masked_difference(model, plan, lambda net: net(x)) < 1e-5
+
+
 def test_regions_of_a_map_are_flattened_into_blocks():
     from torchvision.ops import roi_align
 

@@ -1,6 +1,6 @@
 """From tied positions to groups of units that a plan can express."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -76,7 +76,19 @@ def groups_of(labels: Labels, model: nn.Module) -> Iterator[PruneGroup]:
             )
         )
     found.sort(key=lambda g: order[g.producers[0].tensor])
-    yield from _named(found)
+    yield from _named(_without_shared_attrs(found))
+
+
+def _without_shared_attrs(groups: list[PruneGroup]) -> Iterator[PruneGroup]:
+    """The groups, without attributes that several of them would set.
+
+    One number of heads for several attentions (Mask2Former's head holds one)
+    cannot follow each of them; whose run breaks by that, a check tells.
+    """
+    claims = Counter(path for group in groups for path in group.attrs)
+    for group in groups:
+        own = {p: n for p, n in group.attrs.items() if claims[p] == 1}
+        yield replace(group, attrs=own)
 
 
 def _components(labels: Labels, ties: list[Tensor]) -> np.ndarray:
