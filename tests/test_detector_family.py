@@ -255,3 +255,14 @@ def test_ssd_of_mmdet_3_3_predicts():
     with torch.no_grad():
         (found,) = model(**data, mode='predict')
     assert len(found.pred_instances) > 0
+
+
+def test_what_a_nested_step_loads_is_drawn():
+    cfg = stock('retinanet/retinanet_r18_fpn_1x_coco.py')
+    load = dict(type='LoadTrackAnnotations', with_mask=True)
+    choice = dict(type='RandomChoice', transforms=[[load], []])
+    cfg.train_dataloader.dataset.pipeline = [
+        dict(type='TransformBroadcaster', transforms=[choice])
+    ]
+    (sample,) = drawn_batch(cfg, 32, 48)['data_samples']
+    assert len(sample.gt_instances.masks) == 3

@@ -114,13 +114,23 @@ def steps_of(node: Any) -> Iterator[dict]:
     """Yields the steps of all pipelines in a part of a config, in order."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key == 'pipeline' and isinstance(value, list | tuple):
-                yield from (step for step in value if isinstance(step, dict))
+            if key == 'pipeline':
+                yield from _flat(value)
             else:
                 yield from steps_of(value)
     elif isinstance(node, list | tuple):
         for value in node:
             yield from steps_of(value)
+
+
+def _flat(steps: Any) -> Iterator[dict]:
+    """The steps, and those that a step chooses from or repeats."""
+    for step in steps if isinstance(steps, list | tuple) else ():
+        if isinstance(step, dict):
+            yield step
+            yield from _flat(step.get('transforms'))
+        else:
+            yield from _flat(step)
 
 
 def found_values(node: Any, key: str, kind: Any) -> Iterator[Any]:
