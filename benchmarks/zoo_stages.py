@@ -90,7 +90,8 @@ def few_proposals(model: dict) -> None:
     """Lets a first stage propose 50 regions, and scores of any size pass."""
     for cfg in (model.get('train_cfg'), model.get('test_cfg')):
         for key, part in (cfg or {}).items():
-            if key in ('rpn', 'rpn_proposal') and 'max_per_img' in part:
+            rpn = key in ('rpn', 'rpn_proposal')
+            if rpn and part and 'max_per_img' in part:
                 part.max_per_img = 50
             if isinstance(part, dict) and 'score_thr' in part:
                 part.score_thr = 0.0
