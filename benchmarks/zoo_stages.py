@@ -132,6 +132,9 @@ def enliven(model: nn.Module, batch: dict) -> None:
         model(**data, mode='predict')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+        # Of a picture and its mirror image, means over the whole differ by
+        # next to nothing, and rounding would be made as large as a signal.
+        norm.running_var.clamp_(min=0.01)
         if not norm.num_batches_tracked:  # a branch of training alone
             norm.reset_running_stats()
         norm.eval()
