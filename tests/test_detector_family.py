@@ -215,6 +215,10 @@ def test_a_loss_is_that_of_training_while_norms_keep_their_statistics():
     assert model.norm.num_batches_tracked == 0
 
 
+class Branches(nn.Module):
+    """A layer of a detector's own that depends on the mode (TridentNet)."""
+
+
 class Head(nn.Module):
     """Puts out more in training, and hangs a module into another there."""
 
@@ -223,13 +227,14 @@ class Head(nn.Module):
         self.norm, self.drop = nn.BatchNorm2d(3), nn.Dropout()
         self.mix = nn.MultiheadAttention(4, 2, dropout=0.5)
         self.other = nn.Sequential(nn.ReLU())
+        self.branches = Branches()
 
 
 def test_heads_are_in_training_for_the_loss_and_layers_are_not():
     model = nn.ModuleDict(dict(head=Head())).eval()
     head = model['head']
     with _in_training(model):
-        assert head.training
+        assert head.training and head.branches.training
         layers = (head.norm, head.drop, head.mix, head.other)
         assert not any(layer.training for layer in layers)
         head.hung = head.norm

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..discovery import discovered_groups
 from ..discovery.labels import tensors_in
@@ -231,7 +232,7 @@ def _in_training(model: nn.Module) -> Iterator[None]:
     parts = [
         (module, module.training, set(module._modules))
         for module in model.modules()
-        if module._modules and not type(module).__module__.startswith('torch.')
+        if _is_a_part(module)
     ]
     for module, *_ in parts:
         module.training = True
@@ -242,6 +243,16 @@ def _in_training(model: nn.Module) -> Iterator[None]:
             module.training = before
             for name in module._modules.keys() - names:
                 del module._modules[name]
+
+
+def _is_a_part(module: nn.Module) -> bool:
+    """Whether a module is the detector's own code, and not a layer."""
+    kind = type(module)
+    if isinstance(module, _NormBase) or 'Drop' in kind.__name__:
+        return False
+    if module._modules:
+        return not kind.__module__.startswith('torch.')
+    return not kind.__module__.startswith(('torch.', 'mmcv.', 'timm.'))
 
 
 def _fill_message_hub() -> None:
