@@ -82,7 +82,7 @@ def without_downloads(node: object, wheel: Path) -> None:
         if str(node.get('type')).endswith('SyncBN'):
             node['type'] = 'BN'
         for key in ('init_cfg', 'teacher_ckpt', 'pretrained'):
-            if str(node.get(key)).find('://') >= 0:
+            if '://' in (text := str(node.get(key))) or '.pth' in text:
                 node[key] = None
         if str(node.get('teacher_config', '')).startswith('configs/'):
             node['teacher_config'] = str(wheel / node['teacher_config'])
