@@ -311,7 +311,7 @@ def render(states: list[dict], args: argparse.Namespace) -> str:
     names = ('build', 'prune', 'reload', 'train', 'export', 'Torch-Pruning')
     rows = [row(state) for state in states]
     failed = [
-        f'- **{s["family"]}**, {stage}: {verdict}'
+        f'- **{s["family"]}**, {stage}: {escaped(verdict)}'
         for s in states
         for stage, verdict in s['stages'].items()
         if verdict not in ('ok', '-') and stage != 'torch_pruning'
@@ -364,6 +364,11 @@ def plain(verdict: str, folder: Path) -> str:
     return verdict.partition(', the current sys.path')[0].replace(
         f'{folder}/', ''
     )
+
+
+def escaped(verdict: str) -> str:
+    """Returns an error as text that is no link of a Markdown page."""
+    return verdict.replace('](', '] (')
 
 
 def options(args: argparse.Namespace) -> str:
