@@ -126,10 +126,10 @@ class Family:
         data = model.data_preprocessor(copy.deepcopy(self._example), False)
         inputs = {k: v for k, v in data.items() if isinstance(v, Tensor)}
 
-        def call(model: nn.Module, given: dict[str, Tensor]) -> Any:
+        def run(model: nn.Module, given: dict[str, Tensor]) -> Any:
             return call(model, {**data, **given}, 'tensor')
 
-        return TensorPath([traced_part('model', model, call, inputs)])
+        return TensorPath([traced_part('model', model, run, inputs)])
 
     @classmethod
     def use_annotations(cls, cfg: Config, ann_file: str) -> None:

@@ -97,6 +97,16 @@ def test_the_loss_is_the_models_own(cfg):
     assert torch.equal(family.loss(model, batch), own)
 
 
+def test_what_is_exported_is_one_call_on_the_example(cfg):
+    family = build_family(cfg)
+    model = TinyModel(16).eval()
+    (part,) = family.tensor_path(model).parts
+    found = part.run(part.inputs)
+    with torch.no_grad():
+        own = family.forward(model)
+    assert torch.equal(found['classes'], own['classes'])
+
+
 def test_an_adapter_that_runs_the_model_gets_the_example(cfg):
     cfg.pruning.adapters = ['mmprune.discovered_groups']
     model = TinyModel(16).eval()
