@@ -38,7 +38,7 @@ def build(work: Path, config: Path, ratio: float) -> dict:
     init_default_scope(cfg.default_scope)
     while 'detector' in cfg.model:  # of a tracker, or of a teacher
         cfg.model = cfg.model.detector
-    without_downloads(cfg.model, Path(mmdet.__file__).parent / '.mim')
+    for_this_machine(cfg.model, Path(mmdet.__file__).parent / '.mim')
     if cfg.default_scope == 'mmdet':
         cfg.model.setdefault('data_preprocessor', PICTURES)
     few_proposals(cfg.model)
@@ -73,10 +73,11 @@ PICTURES = dict(
 )
 
 
-def without_downloads(node: object, wheel: Path) -> None:
-    """Leaves out pretrained weights, and finds teachers in the wheel.
+def for_this_machine(node: object, wheel: Path) -> None:
+    """Makes a config one that builds from the wheels, in one process.
 
-    Norms over several processes become those of one.
+    Leaves out pretrained weights, finds teachers in the wheel, and makes
+    norms over several processes those of one.
     """
     if isinstance(node, dict):
         if str(node.get('type')).endswith('SyncBN'):
@@ -88,7 +89,7 @@ def without_downloads(node: object, wheel: Path) -> None:
             node['teacher_config'] = str(wheel / node['teacher_config'])
     if isinstance(node, dict | list | tuple):
         for part in node.values() if isinstance(node, dict) else node:
-            without_downloads(part, wheel)
+            for_this_machine(part, wheel)
 
 
 def few_proposals(model: dict) -> None:

@@ -62,6 +62,13 @@ def found(model, x=PICTURE):
     return {g.name: g.size for g in open_groups}
 
 
+def open_group(model):
+    """The only group of which units can be removed."""
+    groups = discovered_groups(model, lambda net: net(PICTURE))
+    (group,) = [g for g in groups if not g.dense]
+    return group
+
+
 def reasons(model, x=PICTURE):
     groups = discovered_groups(lively(model), lambda net: net(x))
     return {g.name: g.dense for g in groups if g.dense}
@@ -129,11 +136,7 @@ def test_a_grouped_convolution_loses_whole_groups():
         last=conv(24, 2),
     )
     assert found(model) == {'one': 4}
-    (group,) = [
-        g
-        for g in discovered_groups(model, lambda net: net(PICTURE))
-        if not g.dense
-    ]
+    group = open_group(model)
     assert group.attrs == {'grouped.groups': 1}
 
 
@@ -255,11 +258,7 @@ def test_regions_of_a_map_are_flattened_into_blocks():
         fc=nn.Linear(54, 2),
     )
     assert found(model) == {'one': 6}
-    (group,) = [
-        g
-        for g in discovered_groups(model, lambda net: net(PICTURE))
-        if not g.dense
-    ]
+    group = open_group(model)
     assert group.consumers == (Slice('fc.weight', 1, block=9),)
 
 
@@ -604,9 +603,5 @@ def test_a_width_that_a_module_holds_follows_the_channels():
         two=conv(6, 5),
     )
     assert found(model) == {'one': 6}
-    (group,) = [
-        g
-        for g in discovered_groups(model, lambda net: net(PICTURE))
-        if not g.dense
-    ]
+    group = open_group(model)
     assert group.attrs == {'take.out_channels': 1}

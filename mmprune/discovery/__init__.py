@@ -77,9 +77,9 @@ def discovered_groups(
     """
     labels = Labels(model)
     hooks = [
-        module.register_forward_hook(partial(_note_width, labels, path))
+        module.register_forward_hook(partial(_note_width, labels, path, name))
         for path, module in model.named_modules()
-        if _stored_width(module)
+        if (name := _stored_width(module))
     ]
     modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -116,13 +116,17 @@ def _stored_width(module: nn.Module) -> str:
 
 
 def _note_width(
-    labels: Labels, path: str, module: nn.Module, _: Any, out: Any
+    labels: Labels,
+    path: str,
+    name: str,
+    module: nn.Module,
+    _: Any,
+    out: Any,
 ) -> None:
     if not isinstance(out, Tensor) or out.ndim < 2:
         return
     with _disable_current_modes():
         for layer in labels.of(out):
-            name = _stored_width(module)
             if varies(layer, 1) and out.shape[1] == getattr(module, name):
                 # Rows that nothing was written to have no labels.
                 atoms = compact(layer, leave=1).transpose(0, 1)
