@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_sparsity
+from .checks import check_sparsity
 
 Keep = dict[str, list[int]]
 _PART = 2**16
@@ -47,7 +47,6 @@ def allocate(
     scores: dict[str, Tensor],
     sparsity: float,
     *,
-    scope: str = 'global',
     round_to: int = 1,
     round_from: int = 0,
     min_keep: int = 1,
@@ -63,10 +62,8 @@ def allocate(
 
     Args:
         scores: Group name -> importance ``[size]``, high = keep. All units
-            given compete: call it once per granularity.
+            given compete: call it once per granularity, or per layer.
         sparsity: Fraction of the units to remove, in ``[0, 1)``.
-        scope: ``global`` (all units compete) or ``layer`` (each group loses
-            the same fraction).
         round_to: The number of kept units of a group that loses any is a
             multiple of this.
         round_from: Groups of fewer units keep any number of them.
@@ -79,18 +76,11 @@ def allocate(
         ValueError: If the sparsity cannot be reached.
     """
     check_sparsity(sparsity)
-    check_choice('scope', scope, ('global', 'layer'))
-    parts = [scores]
-    if scope == 'layer':
-        parts = [{name: score} for name, score in scores.items()]
-    keep = {}
-    for part in parts:
-        total = sum(len(s) for s in part.values())
-        count = num_removed(sparsity, total, fill_back)
-        if not strict:
-            count = min(count, total - min_keep * len(part))
-        keep |= remove_lowest(part, count, round_to, min_keep, round_from)
-    return keep
+    total = sum(len(s) for s in scores.values())
+    count = num_removed(sparsity, total, fill_back)
+    if not strict:
+        count = min(count, total - min_keep * len(scores))
+    return remove_lowest(scores, count, round_to, min_keep, round_from)
 
 
 def remove_lowest(

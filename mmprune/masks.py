@@ -66,10 +66,6 @@ class Region:
         factors = torch.ones_like(self.inside, dtype=self.tensor.dtype)
         self.tensor.data.mul_(factors.masked_fill_(self.inside, factor))
 
-    def square_norm(self) -> float:
-        """Returns the sum of squares."""
-        return self.tensor.detach()[self.mask()].double().square().sum().item()
-
     def mask(self) -> Tensor:
         """Returns the region as a mask in the tensor's shape."""
         return self.inside.expand_as(self.tensor)
@@ -173,7 +169,8 @@ def rewrite(tensor: Tensor, values: Tensor) -> None:
 
 def norm(regions: Iterable[Region]) -> float:
     """Returns the norm of all weights in the regions together."""
-    return sum(region.square_norm() for region in regions) ** 0.5
+    found = (r.tensor.detach()[r.mask()].double() for r in regions)
+    return sum(values.square().sum().item() for values in found) ** 0.5
 
 
 def mask_plan(model: nn.Module, plan: PruningPlan) -> None:

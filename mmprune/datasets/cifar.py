@@ -57,7 +57,9 @@ class CIFAR(ImageArrays):
         check_choice('split', split, splits)
         self.kind = kind
         source, _, train, test = _KINDS[kind]
-        folder = _folder(Path(data_root).expanduser(), source)
+        folder = Path(data_root).expanduser()
+        if (folder / source.base_folder).is_dir():
+            folder /= source.base_folder
         images, labels, files = self._read(folder, split)
         whole = test if split == 'test' else train
         print_log(
@@ -98,11 +100,6 @@ class CIFAR(ImageArrays):
                 )
         files = f'{len(found)} of {len(paths)} files'
         return np.concatenate(parts), labels, files
-
-
-def _folder(root: Path, source: type) -> Path:
-    inside = root / source.base_folder
-    return inside if inside.is_dir() else root
 
 
 def _read_batch(path: Path) -> dict:

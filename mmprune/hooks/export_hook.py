@@ -154,7 +154,10 @@ class ExportHook(Hook):
         # The copy that stands for the dense model is masked already.
         rows['dense']['nonzero'] = rows['dense']['params']
         path = folder / 'pruned.pth'
-        meta = {**made.meta, **_dataset_meta(runner)}
+        dataset = runner.train_loop.dataloader.dataset
+        meta = dict(made.meta)
+        if getattr(dataset, 'metainfo', None) is not None:
+            meta['dataset_meta'] = dataset.metainfo
         save_pruned(pruned, plan, path, runner.cfg, meta)
         plan.save(folder / 'plan.json')
         final = dict(
@@ -227,12 +230,6 @@ def _first(data: Any) -> Any:
     return data[:1] if isinstance(data, Tensor) and data.ndim else data
 
 
-def _dataset_meta(runner: Runner) -> dict[str, Any]:
-    dataset = runner.train_loop.dataloader.dataset
-    found = getattr(dataset, 'metainfo', None)
-    return {} if found is None else dict(dataset_meta=found)
-
-
 def _report(
     runner: Runner, made: _Made, final: dict[str, Any]
 ) -> dict[str, Any]:
@@ -269,11 +266,8 @@ def sections(rounds: list[dict]) -> list[dict]:
         for entry in rounds
     ]
     layers = [
-        [
-            layer['group'],
-            *(_digits(_pruned(entry, place)) for entry in rounds),
-        ]
-        for place, layer in enumerate(rounds[0]['layers'])
+        [of[0]['group'], *(_digits(w['pruned'] / w['units']) for w in of)]
+        for of in zip(*(entry['layers'] for entry in rounds), strict=True)
     ]
     found = [
         dict(
@@ -298,11 +292,6 @@ def sections(rounds: list[dict]) -> list[dict]:
             y_label=metrics[0],
         )
     return found
-
-
-def _pruned(entry: dict, place: int) -> float:
-    layer = entry['layers'][place]
-    return layer['pruned'] / layer['units']
 
 
 def _digits(value: float | None) -> float | None:

@@ -228,8 +228,10 @@ def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
         return Team()
     if not dist.is_initialized():
         _read_environment(launcher)
-        if is_first():
-            _check_master_port()
+        # torchrun listens there itself, before it starts the processes.
+        listening = os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
+        if is_first() and not listening:
+            check_port(int(os.environ['MASTER_PORT']))
         _join(dict(dist_cfg or {}), log)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     waiting = dist.new_group(backend='gloo', timeout=_WAIT)
@@ -298,9 +300,3 @@ def _join(dist_cfg: dict, log: Callable) -> None:
     if timeout is not None:
         limit = dict(timeout=datetime.timedelta(seconds=timeout))
     dist.init_process_group('gloo', **limit)
-
-
-def _check_master_port() -> None:
-    # torchrun listens there itself, before it starts the processes.
-    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
-        check_port(int(os.environ['MASTER_PORT']))

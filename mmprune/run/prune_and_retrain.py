@@ -45,7 +45,7 @@ def prune_and_retrain(
         ValueError: If something that was asked for cannot be done.
     """
     launch.set_local_rank(launching.local_rank)
-    log = _log if launch.is_first() else _log_nothing
+    log = _log if launch.is_first() else lambda _: None
     launcher = launch.choose_launcher(launching.launcher, devices.gpus, log)
     launch.set_visible_devices(devices.gpu_ids, launcher, log, devices.gpus)
     check(pruning, training_options)
@@ -321,7 +321,3 @@ def how_to_go_on(options: TrainingOptions, folder: Path) -> str:
 
 def _log(line: str) -> None:
     print(line, flush=True)
-
-
-def _log_nothing(_: str) -> None:
-    pass

@@ -176,7 +176,9 @@ def _tile(key: str, costs: Mapping, dense: Mapping, tag: str) -> dict | None:
         return None
     text = change(value, base)['text']
     if key == 'latency_ms':
-        text = _speed(base / value)
+        word = 'faster' if base >= value else 'slower'
+        factor = max(base, value) / min(base, value)
+        text = f'{factor:.2f}\N{MULTIPLICATION SIGN} {word}'
     from_to = f'{quantity(key, base)} \N{RIGHTWARDS ARROW} '
     return dict(
         label=dict(COSTS)[key],
@@ -184,11 +186,6 @@ def _tile(key: str, costs: Mapping, dense: Mapping, tag: str) -> dict | None:
         value=text,
         note=tag + from_to + quantity(key, value),
     )
-
-
-def _speed(factor: float) -> str:
-    word = 'faster' if factor >= 1 else 'slower'
-    return f'{max(factor, 1 / factor):.2f}\N{MULTIPLICATION SIGN} {word}'
 
 
 def metric_tile(report: Mapping) -> dict | None:
