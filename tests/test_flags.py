@@ -161,6 +161,7 @@ def test_what_is_no_pattern_is_refused(text):
             dict(mode='structured', pattern='2:4'),
             '--pattern 2:4 is one of single weights',
         ),
+        (dict(pattern_from=256), '--pattern-from 256 says which layers get'),
         (
             dict(mode='unstructured', importance='bn_scale'),
             '--importance bn_scale scores channels',

@@ -14,6 +14,7 @@ from mmprune.importance import BNScale, Magnitude, Random
 from mmprune.pruners import (
     StructuredPruner,
     WeightPruner,
+    narrow_weights,
     protect,
     protect_frozen,
     prunable_weights,
@@ -285,6 +286,12 @@ def test_a_layer_that_the_pattern_does_not_divide_stays_dense():
     assert (model[0].weight != 0).all()
     with pytest.raises(ValueError, match='layer that 2:4 divides'):
         WeightPruner(pattern='2:4')(model[0])
+
+
+def test_a_weight_is_narrow_on_either_side():
+    model = nn.Sequential(nn.Conv2d(8, 4, 3), nn.Linear(4, 8), nn.Linear(8, 8))
+    assert narrow_weights(model, 8) == ['0.weight', '1.weight']
+    assert narrow_weights(model, 4) == []
 
 
 @pytest.mark.parametrize('sparsity', [0, 0.3, 0.5, 0.9])

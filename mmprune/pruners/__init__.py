@@ -8,7 +8,7 @@ from .protection import protect, protect_frozen
 from .sparsegpt import SparseGPT
 from .structured import StructuredPruner
 from .verify import TOLERANCE, check_groups, masked_difference
-from .weights import WeightPruner, prunable_weights
+from .weights import WeightPruner, narrow_weights, prunable_weights
 from .zeros import plan_from_zeros
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     'check_groups',
     'default_table',
     'masked_difference',
+    'narrow_weights',
     'plan_from_zeros',
     'protect',
     'protect_frozen',

@@ -278,6 +278,14 @@ def prunable_weights(
     return found
 
 
+def narrow_weights(model: nn.Module, least: int) -> list[str]:
+    """Returns the kernels and matrices of fewer inputs or outputs."""
+    weights = prunable_weights(model)
+    return [
+        n for n, weight in weights.items() if min(weight.shape[:2]) < least
+    ]
+
+
 def _input_dim(model: nn.Module, name: str) -> int:
     return input_dim(type(model.get_submodule(name.rpartition('.')[0])))
 

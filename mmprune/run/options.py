@@ -150,6 +150,14 @@ class PruningOptions:
         'as 2:4, whatever the ratio',
         metavar='N:M',
     )
+    pattern_from: int | None = option(
+        None,
+        'with --pattern: kernels and matrices of fewer inputs or outputs stay '
+        'dense',
+        shown='1',
+        type=int,
+        least=1,
+    )
     target: str = option(
         'units',
         'what the ratio counts in structured pruning',
@@ -213,6 +221,11 @@ class PruningOptions:
                 f'--pattern {self.pattern} is one of single weights, and '
                 '--mode structured removes whole units; give --mode '
                 'unstructured or both, or leave --pattern out'
+            )
+        if self.pattern is None and self.pattern_from is not None:
+            raise ValueError(
+                f'--pattern-from {self.pattern_from} says which layers get a '
+                'pattern, and there is none; give --pattern, such as 2:4'
             )
         if self.target == 'latency' and not self.latency_runs:
             raise ValueError(

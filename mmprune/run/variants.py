@@ -26,6 +26,7 @@ from ..pruners import (
     check_groups,
     default_table,
     masked_difference,
+    narrow_weights,
 )
 from ..pruners.verify import refuse_difference
 from ..surgery import apply_plan
@@ -100,6 +101,8 @@ def zero_weights(
     progress('zeroing weights')
     model = copy.deepcopy(dense.model)
     protect = protected(options, dense.groups)
+    narrow = narrow_weights(model, options.pattern_from or 1)
+    protect += tuple(f'^{re.escape(name)}$' for name in narrow)
     sparsity = None if options.pattern else options.sparsity
     make = getattr(dense.family, 'weight_pruner', None)
     if make is not None:

@@ -364,6 +364,35 @@ def test_a_lane_at_a_threshold_makes_trajectories_undecided(files):
     assert not turned(Compared('head', 'bev_embed', one, other))
 
 
+def test_two_of_four_survive_eight_bits_where_kernels_are_wide(
+    files, tmp_path
+):
+    cfg = Config.fromfile(files / 'vad.py')
+    asked = PruningOptions(
+        mode='unstructured',
+        pattern='2:4',
+        pattern_from=64,
+        latency_runs=0,
+    )
+    found = prune(cfg, load_model(cfg, files / 'dense.pth'), asked)
+    plan = found.plans['unstructured']
+    model = found.models['unstructured']
+    save_pruned(model, plan, tmp_path / 'sparse.pth', cfg)
+    export(files, tmp_path / 'sparse.pth', tmp_path / 'd', '--int8', '2')
+    graph = onnx.load(tmp_path / 'd' / 'int8' / 'image.onnx').graph
+    values = [onnx.numpy_helper.to_array(t) for t in graph.initializer]
+    kernels = [v for v in values if v.ndim == 4 and v.dtype == np.int8]
+
+    def left(kernel):
+        return (np.moveaxis(kernel, 1, -1).reshape(-1, 4) != 0).sum(1).max()
+
+    wide = [v for v in kernels if min(v.shape[:2]) >= 64]
+    narrow = [v for v in kernels if min(v.shape[:2]) == 32]
+    # The last norm of a block starts at zero, and its kernel with it.
+    assert {int(left(kernel)) for kernel in wide} == {0, 2}
+    assert max(map(left, narrow)) == 4
+
+
 def test_too_few_are_refused_with_what_there_is(files, tmp_path, capsys):
     with pytest.raises(SystemExit):
         export(files, 'small.pth', tmp_path / 'x', '--cells', '3')
