@@ -69,6 +69,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--form', default='gridsample')
     parser.add_argument('--lanes', type=int)
     parser.add_argument('--cells', type=int)
+    parser.add_argument(
+        '--int8', type=int, help='keyframes to calibrate eight bits on'
+    )
     parser.add_argument('--runs', type=int, default=5, help='0 for no latency')
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     parser.add_argument(
@@ -103,7 +106,7 @@ def measure(
     """Exports one model; returns and prints what was measured."""
     family = build_family(cfg)
     asked = family.EXPORT_OPTIONS(
-        form=args.form, lanes=args.lanes, cells=args.cells
+        form=args.form, lanes=args.lanes, cells=args.cells, int8=args.int8
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -129,6 +132,8 @@ def measure(
             ]
             cells = ' | '.join('' if d is None else f'{d:.1e}' for d in row)
             print(f'| {output} | {cells} |')
+        if args.int8:
+            print(f'int8: {summary["int8"]}')
         for part, each in parts.items():
             print(f'{part}: {each["mb"]} MB, {each["seconds"]} s to write')
         found = dict(size=size, model=name, seconds=seconds, **summary)
@@ -178,6 +183,10 @@ def latencies(
             'head onnxruntime': partial(run_session, head, inputs['head']),
             'head torch': torch_head,
         }
+        if args.int8:
+            small = session(folder / 'int8' / 'image.onnx', threads)
+            call = partial(run_session, small, inputs['image'])
+            calls['image onnxruntime, int8'] = call
         found[str(threads)] = measure_latencies(calls, args.runs)
         row = found[str(threads)]
         texts = [f'{name} {ms:.1f} ms' for name, ms in row.items()]

@@ -448,6 +448,13 @@ def test_a_protected_group_keeps_its_weights_in_both_modes(files):
     assert not state['branch.2.weight'].all()
 
 
+def test_what_writes_for_a_protected_weight_is_not_protected(files):
+    folder = prune(files, '--protect', '^branch.2.', '--pruning-ratio', '0.9')
+    state = torch.load(folder / 'tiny_pruned.pth')['state_dict']
+    assert state['branch.2.weight'].all()
+    assert not state['branch.0.weight'].all()
+
+
 def test_a_weight_that_no_group_has_can_be_protected(files):
     folder = prune(files, '--protect', 'scored.2.weight')
     state = torch.load(folder / 'tiny_pruned.pth')['state_dict']
@@ -572,4 +579,7 @@ def test_a_dry_run_beside_another_run_leaves_it_alone(files, capsys):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob('*')}
     prune(files, '--dry-run', '--mode', 'unstructured', '--pattern', '2:4')
     assert '2:4 of 11,008 weights would be zero' in capsys.readouterr().out
+    wide = ['--pattern', '2:4', '--pattern-from', '16']
+    prune(files, '--dry-run', '--mode', 'unstructured', *wide)
+    assert '2:4 of 10,240 weights would be zero' in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob('*')}

@@ -100,9 +100,7 @@ def zero_weights(
     """Makes the model in which single weights are zero."""
     progress('zeroing weights')
     model = copy.deepcopy(dense.model)
-    protect = protected(options, dense.groups)
-    narrow = narrow_weights(model, options.pattern_from or 1)
-    protect += tuple(f'^{re.escape(name)}$' for name in narrow)
+    protect = protected(options, dense)
     sparsity = None if options.pattern else options.sparsity
     make = getattr(dense.family, 'weight_pruner', None)
     if make is not None:
@@ -176,19 +174,19 @@ def calibration_data(pruner: Any, family: Any) -> dict[str, Any]:
         return dict(batches=family.batches(), loss_fn=loss)
 
 
-def protected(
-    options: PruningOptions, groups: list[PruneGroup]
-) -> tuple[str, ...]:
+def protected(options: PruningOptions, dense: Dense) -> tuple[str, ...]:
     """Returns patterns of all weights that stay as they are.
 
-    ``--protect``, and the exact names of what the protected groups hold.
+    ``--protect``, and the exact names of what groups of such a name hold, and
+    of what is too narrow for a pattern.
     """
     names = {
         s.tensor
-        for g in groups
-        if g.dense.startswith('protected by')
+        for g in dense.groups
+        if any(re.search(pattern, g.name) for pattern in options.protect)
         for s in g.producers
     }
+    names.update(narrow_weights(dense.model, options.pattern_from or 1))
     return (
         *options.protect,
         *(f'^{re.escape(name)}$' for name in sorted(names)),

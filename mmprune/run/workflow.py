@@ -122,7 +122,7 @@ def preview(
     dense = find_dense(cfg, model, options, progress)
     lines = []
     if options.mode != 'structured':
-        weights = prunable_weights(model, protected(options, dense.groups))
+        weights = prunable_weights(model, protected(options, dense))
         total = sum(w.numel() for w in weights.values())
         share = options.pattern or f'{options.sparsity:.1%}'
         lines.append(
