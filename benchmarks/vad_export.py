@@ -117,7 +117,7 @@ def measure(
             options=asked,
             family=family,
             latency_runs=0,
-            log=lambda _: None,
+            log=partial(print, file=sys.stderr, flush=True),
         )
         seconds = time.perf_counter() - start
         print(f'\n## {size}, {name}: {seconds:.0f} s in all')

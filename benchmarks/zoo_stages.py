@@ -130,12 +130,14 @@ def enliven(model: nn.Module, batch: dict) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches
         norm.train()
-    batch = twice(batch)
-    if isinstance(batch['inputs'], list):
-        batch['inputs'][1] = batch['inputs'][1].flip(-1)
+    both = twice(batch)
+    if isinstance(both['inputs'], list):
+        both['inputs'][1] = both['inputs'][1].flip(-1)
     with torch.no_grad():
-        data = model.data_preprocessor(batch, False)
-        model(**data, mode='predict')
+        try:
+            model(**model.data_preprocessor(both, False), mode='predict')
+        except AssertionError:  # masked convolutions take a picture at a time
+            model(**model.data_preprocessor(batch, False), mode='predict')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         # Of a picture and its mirror image, means over the whole differ by

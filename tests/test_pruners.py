@@ -1,5 +1,6 @@
 """Pruners: from a model to a plan, with exact counts and clear refusals."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from mmprune.cost import cost_table
 from mmprune.cost_table import kept_cost
 from mmprune.groups import PruneGroup, Slice
 from mmprune.importance import BNScale, Magnitude, Random
+from mmprune.plan import PruningPlan
 from mmprune.pruners import (
     StructuredPruner,
     WeightPruner,
@@ -18,6 +20,11 @@ from mmprune.pruners import (
     protect,
     protect_frozen,
     prunable_weights,
+)
+from mmprune.pruners.verify import (
+    TOLERANCE,
+    _difference,
+    masked_difference,
 )
 from mmprune.registry import TASK_UTILS
 
@@ -348,3 +355,47 @@ def test_an_integer_mean_does_not_round_a_score():
         *CASES['vit']()[::2]
     )
     assert plan.keep['blocks.0.mlp'] == list(range(384, 768))
+
+
+# ------------------------------------------------------- rounding or a fault
+
+
+def neurons(norm: str = '') -> PruneGroup:
+    written = [Slice('0.weight'), Slice('0.bias')]
+    written += [Slice('1.weight'), Slice('1.bias')] if norm else []
+    return PruneGroup(
+        'hidden', 'neuron', 256, tuple(written), (Slice('2.weight', 1),)
+    )
+
+
+def test_rounding_of_values_that_cancel_out_is_no_fault():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 4))
+    keep = list(range(0, 256, 2))
+    with torch.no_grad():
+        model[0].bias.fill_(1e4)
+        model[2].bias.copy_(-1e4 * model[2].weight[:, keep].sum(1))
+    plan = PruningPlan((neurons(),), {'hidden': keep})
+    data = torch.randn(5, 8)
+
+    def forward(model):
+        # As detectors do: a cast of their own, a deep copy, a write in place.
+        out = copy.deepcopy(model(data.to(torch.float32)))
+        found = torch.zeros(5, 4)
+        found[:, 1:] = out[:, 1:]
+        return found
+
+    assert _difference(model, plan, forward) > TOLERANCE
+    assert masked_difference(model, plan, forward) < 1e-6
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_small_fault_stays_one_in_float64():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 256), nn.LayerNorm(256), nn.Linear(256, 4)
+    )
+    plan = PruningPlan((neurons('norm'),), {'hidden': list(range(255))})
+    data = torch.randn(5, 8)
+    found = masked_difference(model, plan, lambda model: model(data))
+    assert TOLERANCE < found < 0.1

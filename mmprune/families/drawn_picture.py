@@ -61,9 +61,10 @@ def drawn_batch(cfg: Config, height: int, width: int) -> dict[str, list]:
         for mask, label in zip(masks, labels, strict=True):
             things[0][torch.from_numpy(mask).bool()] = label
         sample.gt_sem_seg = PixelData(sem_seg=things)
-    sample.proposals = InstanceData(
-        bboxes=boxes + 2.0, scores=torch.linspace(0.9, 0.5, len(boxes))
-    )
+    if not cfg.model.get('rpn_head'):
+        sample.proposals = InstanceData(
+            bboxes=boxes + 2.0, scores=torch.linspace(0.9, 0.5, len(boxes))
+        )
     return dict(inputs=[picture(height, width)], data_samples=[sample])
 
 
