@@ -247,7 +247,8 @@ def data_counts(cfg: Any, model: nn.Module, most: int) -> None:
 def main() -> None:
     """Prints a section per model."""
     args = parse_args()
-    keep_freed()  # as the commands do
+    if args.runs:  # as the commands do; it also keeps more memory
+        keep_freed()
     results = []
     for size in args.sizes:
         cfg = load_config(str(CONFIGS / FILES[size]))
