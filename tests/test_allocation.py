@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmprune import allocation
 from mmprune.allocation import (
     allocate,
     lowest,
@@ -170,7 +171,10 @@ def reference_rows(values, count):
 
 @pytest.mark.parametrize('count', [0, 1, 5, 12])
 @pytest.mark.parametrize('levels', [2, 1000], ids=['ties', 'no ties'])
-def test_every_row_loses_exactly_its_lowest(count, levels):
+@pytest.mark.parametrize('sorts', [True, False])
+def test_every_row_loses_exactly_its_lowest(count, levels, sorts, monkeypatch):
+    monkeypatch.setattr(allocation, '_SORTS_FAST', sorts)
+    monkeypatch.setattr(allocation, '_PART', 60)  # five rows at a time
     values = torch.randint(0, levels, (40, 12)).float()
     found = lowest_per_row(values, count)
     assert (found.sum(1) == count).all()
