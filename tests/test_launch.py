@@ -289,6 +289,23 @@ def test_dist_train_and_dist_test_run_on_two_ranks(files, tmp_path):
     assert main(list(map(str, words)))['mean'] == pytest.approx(two, abs=1e-6)
 
 
+_START = """
+import atexit
+import torch.distributed as dist
+atexit.register(lambda: print('left:', not dist.is_initialized()))
+from mmprune.run import launch
+launch.start('pytorch', None, print)
+"""
+
+
+def test_a_process_leaves_its_group_before_it_ends():
+    words = [sys.executable, '-c', _START]
+    rank = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1')
+    port = str(unused_port())
+    done = execute(words, **rank, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    assert 'left: True' in done.stdout, done.stderr[-3000:]
+
+
 # -- without processes -----------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Starting on one or several devices: launchers, ports, ranks."""
 
+import atexit
 import datetime
 import os
 import shlex
@@ -233,6 +234,7 @@ def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
         if is_first() and not listening:
             check_port(int(os.environ['MASTER_PORT']))
         _join(dict(dist_cfg or {}), log)
+        atexit.register(_leave)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     waiting = dist.new_group(backend='gloo', timeout=_WAIT)
     device = int(os.environ['LOCAL_RANK'])
@@ -241,6 +243,13 @@ def start(launcher: str, dist_cfg: dict | None, log: Callable) -> Team:
     dist.all_gather_object(devices, name, group=waiting)
     log(f'distributed run: world_size: {world_size}, devices {devices}')
     return Team(rank, world_size, waiting)
+
+
+def _leave() -> None:
+    # A process that ends while threads of gloo still run is aborted at times,
+    # and the launcher then calls a run that was done a failed one.
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _read_environment(launcher: str) -> None:
