@@ -374,7 +374,8 @@ def _kth_lowest(values: Tensor, count: int) -> Tensor:
 
     # NumPy works outside of Python's lock, and parts stay in the cache.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(take, starts))
+        # One part, as of a small layer, is not worth a thread.
+        list((threads.map if len(starts) > 1 else map)(take, starts))
     return torch.from_numpy(found)
 
 

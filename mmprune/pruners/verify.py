@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,9 +14,7 @@ from ..masks import mask_plan
 from ..plan import PruningPlan
 from ..surgery import apply_plan
 from .decisions import Decisions
-from .float64 import in_float64
-
-Forward = Callable[[nn.Module], Any]
+from .float64 import Forward, in_float64
 
 # Largest difference between masked and pruned outputs, by the scale of each
 # output, with which a pruned model is handed over. Float32 sums in another
