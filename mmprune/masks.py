@@ -35,7 +35,7 @@ class Region:
         """Writes the fill, in place."""
         if self.fill:
             self.tensor.data.masked_fill_(self.inside, self.fill)
-        elif self.inside.shape == self.tensor.shape:
+        elif self._single:
             self.zero(self.tensor.data)
         else:
             # For columns twice as fast as masked_fill_, and this runs after
@@ -69,6 +69,11 @@ class Region:
     def mask(self) -> Tensor:
         """Returns the region as a mask in the tensor's shape."""
         return self.inside.expand_as(self.tensor)
+
+    @cached_property
+    def _single(self) -> bool:
+        # Kept, for comparing shapes takes a twentieth of clearing.
+        return self.inside.shape == self.tensor.shape
 
     @cached_property
     def _kept(self) -> Tensor:
