@@ -13,8 +13,8 @@ from ..groups import PruneGroup
 from ..masks import mask_plan
 from ..plan import PruningPlan
 from ..surgery import apply_plan
-from .decisions import Decisions
 from .float64 import Forward, in_float64
+from .repeated_decisions import Decisions
 
 # Largest difference between masked and pruned outputs, by the scale of each
 # output, with which a pruned model is handed over. Float32 sums in another
