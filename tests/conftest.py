@@ -54,6 +54,14 @@ def shared() -> Path:
     return path.resolve()
 
 
+@pytest.fixture(scope='session')
+def reported_run(tmp_path_factory) -> Path:
+    """A run with a report and a log; a test may write its page anew."""
+    from tiny_report import train
+
+    return train(tmp_path_factory.mktemp('run'))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def plain_configs() -> Iterator[None]:
     """Configs are written as they are, after a check of their syntax.
