@@ -62,6 +62,45 @@ def reported_run(tmp_path_factory) -> Path:
     return train(tmp_path_factory.mktemp('run'))
 
 
+@pytest.fixture(scope='session')
+def drawn_world(tmp_path_factory) -> Path:
+    """The folder of a drawn world of two scenes; tests only read it."""
+    from drawn_scenes import SIZE
+
+    from projects.VAD.mini_world.world import write_world
+
+    folder = tmp_path_factory.mktemp('world') / 'mini'
+    return write_world(folder, seed=0, scenes=2, size=SIZE)
+
+
+@pytest.fixture(scope='session')
+def nusc(drawn_world):
+    """The tables of the drawn world, as nuscenes-devkit reads them."""
+    from nuscenes.nuscenes import NuScenes
+
+    return NuScenes('v1.0-mini', str(drawn_world), verbose=False)
+
+
+@pytest.fixture(scope='session')
+def nusc_map(drawn_world):
+    """The map of the drawn world, as nuscenes-devkit reads it."""
+    from nuscenes.map_expansion.map_api import NuScenesMap
+
+    from projects.VAD.mini_world.scene_files import LOCATION
+
+    return NuScenesMap(str(drawn_world), LOCATION)
+
+
+@pytest.fixture(scope='session')
+def town():
+    """The town that the drawn world lies in."""
+    from numpy.random import default_rng
+
+    from projects.VAD.mini_world.town import build_town
+
+    return build_town(default_rng([0, 0]))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def plain_configs() -> Iterator[None]:
     """Configs are written as they are, after a check of their syntax.
