@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,40 @@ def reported_run(tmp_path_factory) -> Path:
     from tiny_report import train
 
     return train(tmp_path_factory.mktemp('run'))
+
+
+@pytest.fixture(scope='session')
+def converted(tmp_path_factory) -> Path:
+    """The tiny nuScenes folder with its info files; tests only read it."""
+    from tiny_nuscenes import write_nuscenes
+
+    from tools import create_data
+
+    root = write_nuscenes(tmp_path_factory.mktemp('nuscenes'))
+    create_data.main(['nuscenes', '--root-path', str(root)])
+    return root
+
+
+@pytest.fixture
+def converted_copy(converted, tmp_path) -> Path:
+    """A copy of the folder that a test may change."""
+    return Path(shutil.copytree(converted, tmp_path / 'moved'))
+
+
+@pytest.fixture(scope='module')
+def pipelines() -> dict[str, list[dict]]:
+    """VAD's shipped pipelines; 160x90 pictures become 80x45, then 96x64."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet3d')
+    config = Config.fromfile(ROOT / 'projects/configs/_base_/vad_nuscenes.py')
+    out = {}
+    for name in ('train', 'test'):
+        steps = config[f'{name}_pipeline']
+        steps[-3].scales = [0.5]
+        out[name] = steps
+    return out
 
 
 @pytest.fixture(scope='session')
