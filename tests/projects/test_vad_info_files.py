@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from test_keyframe_dataset import Bomb
-from tiny_infos import TRAIN, make_official, rewrite, train_set, val_set
+from tiny_infos import TRAIN, Bomb, make_official, rewrite, train_set, val_set
 
 from projects.VAD.data import map_ground_truth, record_reading
 from projects.VAD.data.info_file import load_info_file
