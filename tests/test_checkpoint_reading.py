@@ -12,10 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint
 from tiny_runner import Points, stock_runner
 
-from mmprune.checkpoints.reading import (
-    CheckpointError,
-    load_checkpoint_file,
-)
+from mmprune.checkpoints.reading import CheckpointError, load_checkpoint_file
 
 
 @pytest.fixture(scope='module')

@@ -11,12 +11,7 @@ from tiny_infos import NAMES, read_infos
 from tiny_nuscenes import START, STEP, write_nuscenes
 
 from projects.VAD.data import nuscenes_infos
-from projects.VAD.data.ego_info import (
-    CanBus,
-    ego_path,
-    ego_status,
-    path_speed,
-)
+from projects.VAD.data.ego_info import CanBus, ego_path, ego_status, path_speed
 from projects.VAD.data.keyframe_dataset import CAMERAS
 from projects.VAD.data.map_ground_truth import LocationMap, MapExpansion
 from tools import create_data
