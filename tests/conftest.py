@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,87 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f'no shared data at {path}; set MMPRUNE_SHARED')
     return path.resolve()
+
+
+@pytest.fixture(scope='session')
+def reported_run(tmp_path_factory) -> Path:
+    """A run with a report and a log; a test may write its page anew."""
+    from tiny_report import train
+
+    return train(tmp_path_factory.mktemp('run'))
+
+
+@pytest.fixture(scope='session')
+def converted(tmp_path_factory) -> Path:
+    """The tiny nuScenes folder with its info files; tests only read it."""
+    from tiny_nuscenes import write_nuscenes
+
+    from tools import create_data
+
+    root = write_nuscenes(tmp_path_factory.mktemp('nuscenes'))
+    create_data.main(['nuscenes', '--root-path', str(root)])
+    return root
+
+
+@pytest.fixture
+def converted_copy(converted, tmp_path) -> Path:
+    """A copy of the folder that a test may change."""
+    return Path(shutil.copytree(converted, tmp_path / 'moved'))
+
+
+@pytest.fixture(scope='module')
+def pipelines() -> dict[str, list[dict]]:
+    """VAD's shipped pipelines; 160x90 pictures become 80x45, then 96x64."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet3d')
+    config = Config.fromfile(ROOT / 'projects/configs/_base_/vad_nuscenes.py')
+    out = {}
+    for name in ('train', 'test'):
+        steps = config[f'{name}_pipeline']
+        steps[-3].scales = [0.5]
+        out[name] = steps
+    return out
+
+
+@pytest.fixture(scope='session')
+def drawn_world(tmp_path_factory) -> Path:
+    """The folder of a drawn world of two scenes; tests only read it."""
+    from drawn_scenes import SIZE
+
+    from projects.VAD.mini_world.world import write_world
+
+    folder = tmp_path_factory.mktemp('world') / 'mini'
+    return write_world(folder, seed=0, scenes=2, size=SIZE)
+
+
+@pytest.fixture(scope='session')
+def nusc(drawn_world):
+    """The tables of the drawn world, as nuscenes-devkit reads them."""
+    from nuscenes.nuscenes import NuScenes
+
+    return NuScenes('v1.0-mini', str(drawn_world), verbose=False)
+
+
+@pytest.fixture(scope='session')
+def nusc_map(drawn_world):
+    """The map of the drawn world, as nuscenes-devkit reads it."""
+    from nuscenes.map_expansion.map_api import NuScenesMap
+
+    from projects.VAD.mini_world.scene_files import LOCATION
+
+    return NuScenesMap(str(drawn_world), LOCATION)
+
+
+@pytest.fixture(scope='session')
+def town():
+    """The town that the drawn world lies in."""
+    from numpy.random import default_rng
+
+    from projects.VAD.mini_world.town import build_town
+
+    return build_town(default_rng([0, 0]))
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -1,4 +1,7 @@
-"""The nuScenes detection score against nuscenes-devkit and by hand."""
+"""The nuScenes detection score against nuscenes-devkit and by hand.
+
+One module: every test scores boxes of the same two scenes written here.
+"""
 
 import json
 import subprocess

@@ -2,47 +2,30 @@
 
 import copy
 import pickle
-import shutil
-from pathlib import Path
 
 import pytest
 from golden import ROOT, build_vad
 from mmdet3d.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny_nuscenes import write_nuscenes
 
 from mmprune.registry import TASK_UTILS
 from projects.VAD.data.info_file import load_info_file
 from projects.VAD.pruning import samples
 from projects.VAD.pruning.family import VADPruning
 from projects.VAD.pruning.samples import DRAWN
-from tools import create_data
 
 CONFIG = ROOT / 'projects' / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
 INFOS = 'vad_nuscenes_infos_temporal_{}.pkl'
 
 
-@pytest.fixture(scope='module')
-def made(tmp_path_factory) -> Path:
-    """Four keyframes to train on, two to validate."""
-    root = write_nuscenes(tmp_path_factory.mktemp('nuscenes'))
-    create_data.main(['nuscenes', '--root-path', str(root)])
-    return root
-
-
 @pytest.fixture
-def root(made, tmp_path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / 'moved'))
-
-
-@pytest.fixture
-def cfg(root) -> Config:
+def cfg(converted_copy) -> Config:
     """The shipped config over that folder; small pictures."""
     init_default_scope('mmdet3d')
     cfg = Config.fromfile(CONFIG)
     for name in ('train', 'test'):
-        cfg[f'{name}_dataloader'].dataset.data_root = str(root)
+        cfg[f'{name}_dataloader'].dataset.data_root = str(converted_copy)
         cfg[f'{name}_dataloader'].dataset.pipeline[-3].scales = [0.5]
     return cfg
 
@@ -87,20 +70,22 @@ def test_groups_touch_no_data(monkeypatch):
 
 
 def test_calibration_reads_training_data_and_the_example_test_data(
-    cfg, root, drawings
+    cfg, converted_copy, drawings
 ):
     family = build(cfg)
     assert tokens(family) == [f'scene-0061 {i}' for i in range(4)]
     assert family.example['data_samples'].token == 'scene-0103 0'
-    assert family.calibration_source == str(root / INFOS.format('train'))
-    assert family.source == str(root / INFOS.format('val'))
+    assert family.calibration_source == str(
+        converted_copy / INFOS.format('train')
+    )
+    assert family.source == str(converted_copy / INFOS.format('val'))
     assert not drawings
 
 
-def test_calibration_reads_no_more_keyframes_than_batches(cfg, root):
+def test_calibration_reads_no_more_keyframes_than_batches(cfg, converted_copy):
     """What follows them in the file is not even there."""
     cfg.pruning.num_batches = 2
-    path = root / INFOS.format('train')
+    path = converted_copy / INFOS.format('train')
     content = load_info_file(path, temporal=True)
     four = content['infos']
     content['infos'] = [copy.deepcopy(four[i % 4]) for i in range(120)]
@@ -122,9 +107,9 @@ def test_calibration_repeats_itself(cfg):
         assert images.equal(other['inputs']['img'][0])
 
 
-def test_boxes_count_as_in_training(cfg, root):
+def test_boxes_count_as_in_training(cfg, converted_copy):
     """The pedestrian has no LiDAR point, and the file calls it valid."""
-    path = root / INFOS.format('train')
+    path = converted_copy / INFOS.format('train')
     content = load_info_file(path, temporal=True)
     for info in content['infos']:
         info['valid_flag'][:] = True
@@ -138,20 +123,22 @@ def test_boxes_count_as_in_training(cfg, root):
 
 
 def test_validation_data_never_take_the_place_of_training_data(
-    cfg, root, drawings
+    cfg, converted_copy, drawings
 ):
-    (root / INFOS.format('train')).unlink()
+    (converted_copy / INFOS.format('train')).unlink()
     family = build(cfg)
     assert tokens(family) == ['synthetic_0000']
     assert family.calibration_source == DRAWN
-    assert family.source == str(root / INFOS.format('val'))
+    assert family.source == str(converted_copy / INFOS.format('val'))
     assert family.example['data_samples'].token == 'scene-0103 0'
     assert drawings == [(1600, 900)]
 
 
-def test_without_any_data_one_frame_is_drawn_for_both(cfg, root, drawings):
+def test_without_any_data_one_frame_is_drawn_for_both(
+    cfg, converted_copy, drawings
+):
     for split in ('train', 'val'):
-        (root / INFOS.format(split)).unlink()
+        (converted_copy / INFOS.format(split)).unlink()
     cfg.pruning.picture_size = (400, 225)
     family = build(cfg)
     assert not drawings
@@ -161,9 +148,9 @@ def test_without_any_data_one_frame_is_drawn_for_both(cfg, root, drawings):
     assert drawings == [(400, 225)]
 
 
-def test_a_file_that_is_named_serves_for_both(cfg, root, drawings):
+def test_a_file_that_is_named_serves_for_both(cfg, converted_copy, drawings):
     """Also one of validation data: that is being told to."""
-    path = root / INFOS.format('val')
+    path = converted_copy / INFOS.format('val')
     VADPruning.use_annotations(cfg, path)
     family = build(cfg)
     assert family.source == family.calibration_source == str(path)
@@ -173,16 +160,16 @@ def test_a_file_that_is_named_serves_for_both(cfg, root, drawings):
         VADPruning.use_annotations(cfg, 'no.pkl')
 
 
-def test_a_file_that_is_named_is_not_trained_on(cfg, root):
+def test_a_file_that_is_named_is_not_trained_on(cfg, converted_copy):
     before = cfg.train_dataloader.to_dict()
-    VADPruning.use_annotations(cfg, root / INFOS.format('val'))
+    VADPruning.use_annotations(cfg, converted_copy / INFOS.format('val'))
     assert cfg.train_dataloader.to_dict() == before
 
 
 def test_without_training_data_a_file_that_is_named_is_calibrated_on(
-    cfg, root, drawings
+    cfg, converted_copy, drawings
 ):
-    path = root / INFOS.format('val')
+    path = converted_copy / INFOS.format('val')
     cfg.pop('train_dataloader')
     VADPruning.use_annotations(cfg, path)
     family = build(cfg)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmdet3d.registry import MODELS
 from mmengine.optim import OptimWrapper
-from test_vad_model import build_config, images, small_vad, training_sample
+from tiny_vad import build_config, images, small_vad, training_sample
 
 from mmprune.pruners import StructuredPruner, plan_from_zeros
 from mmprune.sparsifying import Growth, Masking
