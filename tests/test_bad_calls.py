@@ -8,6 +8,8 @@ import os
 import resource
 import runpy
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -382,6 +384,25 @@ def test_ctrl_c_is_no_traceback(capsys):
         main([])
     assert end.value.code == 130
     assert capsys.readouterr().err == 'stopped by Ctrl-C\n'
+
+
+@pytest.mark.parametrize('asked', [None, '0'])
+def test_a_log_has_no_bars_of_transformers_unless_asked_for(asked):
+    code = (
+        'from mmprune.run.cli import fail_in_one_sentence\n'
+        '@fail_in_one_sentence\n'
+        'def main(argv):\n'
+        '    from transformers.utils import logging\n'
+        '    print(logging.is_progress_bar_enabled())\n'
+        'main([])'
+    )
+    name = 'HF_HUB_DISABLE_PROGRESS_BARS'
+    env = {k: v for k, v in os.environ.items() if k != name}
+    env |= {name: asked} if asked else {}
+    found = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, env=env
+    )
+    assert found.stdout.split() == [str(asked == '0')], found.stderr
 
 
 @pytest.mark.parametrize('flag', [['--debug'], []])

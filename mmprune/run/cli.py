@@ -42,6 +42,7 @@ def fail_in_one_sentence(main: Callable) -> Callable:
         # A log on a full disk is not worth a traceback.
         logging.raiseExceptions = debug
         keep_freed()
+        _no_bars_in_logs()
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt:
@@ -65,6 +66,16 @@ def fail_in_one_sentence(main: Callable) -> Callable:
             sys.exit(2 if _is_the_users(error) else 1)
 
     return run
+
+
+def _no_bars_in_logs() -> None:
+    """Leaves out the bars of transformers where no terminal shows them.
+
+    One is drawn for every file that is loaded, over itself: in a log, lines
+    of hundreds of characters.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault('HF_HUB_DISABLE_PROGRESS_BARS', '1')
 
 
 def _is_the_users(error: Exception) -> bool:
