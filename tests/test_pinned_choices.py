@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_training import TinyMLP
+from tiny_vit import VIT
 from torch import nn
 
 from mmprune.adapters import ffn_groups, vit_groups
@@ -103,21 +104,8 @@ def distance(one: dict[str, str], other: dict[str, str]) -> int:
 
 
 def vit() -> nn.Module:
-    """Two blocks of four heads and 64 neurons, and a batch of pictures."""
-    model = MODELS.build(
-        dict(
-            type='mmprune.TimmClassifier',
-            model='vit_tiny_patch16_224',
-            img_size=8,
-            patch_size=4,
-            in_chans=1,
-            num_classes=10,
-            embed_dim=16,
-            depth=2,
-            num_heads=4,
-        )
-    )
-    return with_drawn_weights(model)
+    """Two blocks of four heads and 64 neurons."""
+    return with_drawn_weights(MODELS.build(VIT))
 
 
 BATCH = dict(inputs=draw((6, 1, 8, 8), 5), data_samples=torch.arange(6) % 10)

@@ -1,9 +1,7 @@
 """The guide's commands: prune_llm.py and evaluate_ppl.py."""
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +10,20 @@ import torch
 from tiny_llm import ARCHITECTURES, LLAMA, dense, tokens
 from tiny_training import Crash
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tool_modules import command
 from transformers import AutoModelForCausalLM
 
 from mmprune.pruners.stores import Kept
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def door(name: str):
-    """Returns a command as a module."""
-    path = ROOT / 'tools' / 'guides' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope='module')
 def prune():
-    return door('prune_llm').main
+    return command('guides/prune_llm').main
 
 
 @pytest.fixture(scope='module')
 def evaluate():
-    return door('evaluate_ppl').main
+    return command('guides/evaluate_ppl').main
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """The pruning command with a training behind it, on the tiny project."""
 
-import runpy
-
 import pytest
 import torch
-from conftest import ROOT
 from tiny_project import CONFIG, write_checkpoint, write_config
+from tiny_pruning import PRUNE, command
 
 from mmprune.checkpoints.reading import load_checkpoint_file
 
-PRUNE = ROOT / 'tools' / 'prune_and_retrain.py'
 QUICK = ['--latency-runs', '0', '--no-eval']
 # Twelve epochs of the config become those of the run.
 COSINE = """
@@ -30,8 +27,9 @@ def run(files, *flags, out='out'):
     """Runs the command in this process; returns its folder."""
     folder = files[0].parent / out
     paths = [str(p) for p in files]
-    main = runpy.run_path(str(PRUNE))['main']
-    main([*paths, *QUICK, '--output-dir', str(folder), *map(str, flags)])
+    command(PRUNE)(
+        [*paths, *QUICK, '--output-dir', str(folder), *map(str, flags)]
+    )
     return folder
 
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from tiny_vit import VIT
 
 HEADS, NEURONS = 2 * 4, 2 * 64
 numbers = iter(range(1000))
@@ -24,15 +25,7 @@ def config(folder: Path, **train_cfg) -> Config:
             work_dir=str(folder),
             experiment_name=f'{folder.name}_{next(numbers)}',
             model=dict(
-                type='mmprune.TimmClassifier',
-                model='vit_tiny_patch16_224',
-                img_size=8,
-                patch_size=4,
-                in_chans=1,
-                num_classes=10,
-                embed_dim=16,
-                depth=2,
-                num_heads=4,
+                VIT,
                 drop_rate=0.1,
                 data_preprocessor=dict(
                     type='ImgDataPreprocessor', mean=[127.5], std=[127.5]

@@ -1,4 +1,7 @@
-"""Keyframes of info files: what is read, how, and what is refused."""
+"""Keyframes of info files: what is read, how, and what is refused.
+
+One module: its tests share one drawn keyframe.
+"""
 
 import copy
 import math

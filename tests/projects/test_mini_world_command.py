@@ -1,15 +1,13 @@
 """Writing the drawn world: the same bytes for a seed, no half worlds."""
 
 import hashlib
-import importlib.util
 from pathlib import Path
 
 import pytest
+from tool_modules import command
 
 from projects.VAD.mini_world import world as world_module
 from projects.VAD.mini_world.world import write_world
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -45,18 +43,8 @@ def test_two_processes_draw_the_same_bytes_as_one(tmp_path, monkeypatch):
     assert digests(tmp_path / 'one') == digests(tmp_path / 'two')
 
 
-@pytest.fixture
-def command():
-    spec = importlib.util.spec_from_file_location(
-        'make_mini_world', ROOT / 'tools/make_mini_world.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_folder_with_files_is_kept_unless_forced(
-    command, tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(world_module, 'FRAMES', 2)
     out = tmp_path / 'world'
@@ -64,11 +52,11 @@ def test_a_folder_with_files_is_kept_unless_forced(
     (out / 'mine').write_text('keep')
     argv = [str(out), '--scenes', '1', '--image-size', '32x18']
     with pytest.raises(SystemExit) as stop:
-        command.main(argv)
+        command('make_mini_world').main(argv)
     assert stop.value.code == 2
     assert 'is not empty' in capsys.readouterr().err
     assert (out / 'mine').read_text() == 'keep'
-    command.main([*argv, '--force'])
+    command('make_mini_world').main([*argv, '--force'])
     assert not (out / 'mine').exists()
     assert (out / 'v1.0-mini' / 'sample.json').is_file()
     assert [p.name for p in tmp_path.iterdir()] == ['world']
@@ -85,11 +73,9 @@ def test_a_folder_with_files_is_kept_unless_forced(
         (['--image-size', '4001x16'], 'pixels'),
     ],
 )
-def test_wrong_options_are_said_in_one_line(
-    command, tmp_path, capsys, options, text
-):
+def test_wrong_options_are_said_in_one_line(tmp_path, capsys, options, text):
     with pytest.raises(SystemExit) as stop:
-        command.main([str(tmp_path / 'world'), *options])
+        command('make_mini_world').main([str(tmp_path / 'world'), *options])
     assert stop.value.code == 2
     assert text in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

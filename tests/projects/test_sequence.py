@@ -1,6 +1,5 @@
 """Sequences: which frames, in what order, and files that open again."""
 
-import importlib.util
 import pickle
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from tool_modules import command
 
 from mmprune.checkpoints.loading import build_model
 from projects.VAD.drawing import sequence
@@ -208,12 +208,7 @@ def small_vad(tmp_path_factory) -> tuple[str, str]:
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location(
-        'visualize_tool', ROOT / 'tools' / 'visualize.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return command('visualize')
 
 
 @pytest.fixture

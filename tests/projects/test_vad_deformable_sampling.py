@@ -37,18 +37,21 @@ def sampling_arguments():
     return value, shapes, locations, weights, batch
 
 
+def assert_same_with_gradients(one, other, leaves):
+    torch.testing.assert_close(one, other)
+    grads = [
+        torch.autograd.grad(out.square().sum(), leaves) for out in (one, other)
+    ]
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_sampling_equals_grid_sample_with_gradients(sampling_arguments):
     value, _, locations, weights, _ = sampling_arguments
     leaves = (value, locations, weights)
     ours = sample_levels(*sampling_arguments)
     theirs = sampled_by_torch(*sampling_arguments)
-    torch.testing.assert_close(ours, theirs)
-    grads = [
-        torch.autograd.grad(out.square().sum(), leaves)
-        for out in (ours, theirs)
-    ]
-    for mine, reference in zip(*grads, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
+    assert_same_with_gradients(ours, theirs, leaves)
 
 
 def test_operations_give_what_the_compiled_loops_give(
@@ -60,13 +63,7 @@ def test_operations_give_what_the_compiled_loops_give(
     operations = sample_levels(*sampling_arguments)
     assert 'SampleOnCPU' in loops.grad_fn.name()
     assert 'SampleOnCPU' not in operations.grad_fn.name()
-    torch.testing.assert_close(loops, operations)
-    grads = [
-        torch.autograd.grad(out.square().sum(), leaves)
-        for out in (loops, operations)
-    ]
-    for one, other in zip(*grads, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert_same_with_gradients(loops, operations, leaves)
 
 
 @pytest.mark.skipif(

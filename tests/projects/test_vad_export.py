@@ -1,4 +1,7 @@
-"""VAD as ONNX files: the same numbers, static graphs, a driver in numpy."""
+"""VAD as ONNX files: the same numbers, static graphs, a driver in numpy.
+
+One module: its tests share one small model and one export of it.
+"""
 
 import ast
 import json

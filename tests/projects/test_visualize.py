@@ -1,6 +1,5 @@
 """Pictures of keyframes: what is drawn, where, and what is refused."""
 
-import importlib.util
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from matplotlib.patches import Polygon
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData
+from tool_modules import command
 
 from mmprune.checkpoints.loading import build_model
 from projects.VAD.data.keyframe_dataset import NuScenesKeyframeDataset
@@ -60,15 +60,6 @@ def one_box(x=0.0, y=10.0, yaw=math.pi / 2, size=(4.0, 2.0, 1.0)) -> Layer:
         lines=[],
         plans={},
     )
-
-
-def load_tool(name: str):
-    spec = importlib.util.spec_from_file_location(
-        f'{name}_tool', ROOT / 'tools' / f'{name}.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # ---- layers
@@ -325,7 +316,7 @@ def test_the_command_draws_the_truth_without_a_model(
     keyframe, tmp_path, capsys
 ):
     out = tmp_path / 'truth.png'
-    load_tool('visualize').main(
+    command('visualize').main(
         [CONFIG, '--gt-only', '--ann-file', str(keyframe), '--out', str(out)]
     )
     assert capsys.readouterr().out.strip().endswith(str(out))
@@ -338,7 +329,7 @@ def test_the_command_draws_a_real_keyframe(shared, tmp_path):
         pytest.skip('no real keyframe')
     out = tmp_path / 'truth.png'
     flags = ['--gt-only', '--ann-file', str(infos[0]), '--out', str(out)]
-    load_tool('visualize').main([CONFIG, *flags])
+    command('visualize').main([CONFIG, *flags])
     assert count(cv2.imread(str(out)), TRUTH_COLOUR) > 1000
 
 
@@ -368,7 +359,7 @@ def test_the_command_draws_dense_beside_pruned(keyframe, small_vad, tmp_path):
     # Untrained: every score is near that of the bias, so all pass 0.
     flags = ['--score-thr', '0', '--ann-file', str(keyframe), '--no-gt']
     files = ['--dense', checkpoint, '--out', str(out)]
-    load_tool('visualize').main([config, checkpoint, *flags, *files])
+    command('visualize').main([config, checkpoint, *flags, *files])
     picture = cv2.imread(str(out))
     half = len(picture) // 2
     assert count(picture[:half], PREDICTION_COLOUR) > 100
@@ -398,7 +389,7 @@ def test_the_command_refuses_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(SystemExit) as stop:
-        load_tool('visualize').main(
+        command('visualize').main(
             [CONFIG, '--ann-file', str(keyframe), *flags]
         )
     assert stop.value.code == 2
@@ -409,7 +400,7 @@ def test_the_command_refuses_in_one_sentence(
 
 
 def test_the_other_command_draws_a_keyframe(tmp_path, capsys):
-    tool = load_tool('make_keyframe')
+    tool = command('make_keyframe')
     tool.main([str(tmp_path / 'scene'), '--seed', '4'])
     path = Path(capsys.readouterr().out.strip())
     assert path == tmp_path / 'scene' / 'synthetic_0004.pkl'
@@ -418,7 +409,7 @@ def test_the_other_command_draws_a_keyframe(tmp_path, capsys):
 
 def test_the_other_command_refuses_a_place_that_is_no_folder(tmp_path, capsys):
     (tmp_path / 'file').write_text('')
-    tool = load_tool('make_keyframe')
+    tool = command('make_keyframe')
     for words, message in (
         ([str(tmp_path / 'file')], 'something else has that name'),
         ([str(tmp_path), '--seed', '-1'], '--seed must not be negative'),

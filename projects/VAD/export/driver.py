@@ -4,7 +4,8 @@
 
 The host part of VAD in plain numpy: what stands before, between and behind
 the graphs, as a reference for whoever writes it for another machine. It
-needs numpy, opencv and onnxruntime, and the folder that it lies in.
+needs numpy, opencv and onnxruntime, and the folder that it lies in; it is one
+file, for it is copied there and read as a whole.
 
 The folder of frames has a `frames.json`: a list of frames in order, each with
 ``pictures`` (camera -> file, absolute or in that folder), ``lidar2img``
