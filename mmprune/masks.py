@@ -83,7 +83,7 @@ class Region:
     def _kept_bits(self) -> Tensor:
         """All bits of what is outside the region and none of the rest."""
         # As wide as the values: PyTorch would widen a copy in every step.
-        return self.inside.to(_INTEGERS[self.tensor.element_size()]) - 1
+        return self.inside.to(_INTEGERS[self.tensor.element_size()]).sub_(1)
 
 
 def unit_regions(

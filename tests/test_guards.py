@@ -18,7 +18,7 @@ WRITES = {
     'masks:*': 'the place for it',
     'compat/ops/*:*': 'the buffers that callers of an op of mmcv hand in',
     'models/pretrained:move_weights': 'the weights of a file, as they are',
-    'inputs:InputSums._add': 'sums of what layers read',
+    'importance/wanda:Wanda.weights': 'scores, a tensor of their own',
     '*:GradientAverages._add': 'moving averages of gradients',
     '*:InputSums._add': 'sums of what layers read',
     '*:IterativePruningLoop._next_round': 'how many steps an average holds',

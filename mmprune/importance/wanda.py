@@ -39,7 +39,10 @@ class Wanda:
 
     def weights(self, name: str, stats: Statistics) -> Tensor:
         """Returns the importance of each weight of a tensor, in its shape."""
-        return stats.tensors[name].abs() * stats.inputs[name].sqrt()
+        norms = stats.inputs[name].sqrt()
+        sizes = stats.tensors[name].abs().to(norms.dtype)
+        # In place: what a block's largest weight takes is most of a pass's.
+        return sizes.mul_(norms)
 
 
 @contextmanager
