@@ -7,6 +7,9 @@ from tiny_nets import Net, conv, found, reasons
 from torch import nn
 
 from mmprune.discovery import discovered_groups
+from mmprune.discovery.components import _components
+from mmprune.discovery.labels import Labels
+from mmprune.discovery.products import _contract
 from mmprune.plan import PruningPlan
 from mmprune.pruners import masked_difference
 
@@ -125,3 +128,11 @@ def test_positions_that_no_head_owns_hold_their_channels():
         grid=conv(3, 2),
     )
     assert reasons(model)['grid'] == 'positions to sample at'
+
+
+def test_every_row_of_a_product_goes_with_every_column():
+    labels = Labels(nn.Linear(6, 12))
+    left, right = torch.arange(1, 7), torch.arange(7, 19)
+    _contract(labels, (left.view(2, 3),), (right.view(3, 4),))
+    component = _components(labels, labels.ties)
+    assert len(set(component[1:19])) == 1

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .labels import Labels, Layers, varies, varying
+from .labels import Labels, Layers, compact, thinned, varies, varying
 from .maps import one_pixel
 from .rules import Call, rule
 
@@ -43,8 +43,8 @@ def _contract(
     b_weight: str = '',
 ) -> list[Tensor]:
     """Layers of ``[..., n, k] @ [..., k, m]``; a term of the sum is a tie."""
-    a_in = [layer for layer in a if varies(layer, -1)]
-    b_in = [layer for layer in b if varies(layer, -2)]
+    a_in = [compact(thinned(layer)) for layer in a if varies(layer, -1)]
+    b_in = [compact(thinned(layer)) for layer in b if varies(layer, -2)]
     heads = []
     if b_weight or a_weight:
         for layer in b_in if b_weight else a_in:
@@ -60,7 +60,10 @@ def _contract(
                 labels.fix(layer, 'multiplied with what has no channels')
     for x in a_in:
         for y in b_in:
-            labels.tie(x.unsqueeze(-1), y.unsqueeze(-3))
+            # Each row of x meets each column of y; that is the same as all of
+            # them meeting one, at a fraction of the pairs.
+            labels.tie(x, y.amax(-1).unsqueeze(-2))
+            labels.tie(x.amax(-2).unsqueeze(-1), y)
     heads = [layer for layer in heads if varying(layer)]
     rest = [x.narrow(-1, 0, 1) for x in a if not varies(x, -1)]
     rest += [y.narrow(-2, 0, 1) for y in b if not varies(y, -2)]
