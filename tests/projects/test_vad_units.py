@@ -1,4 +1,7 @@
-"""The parts of VAD against golden unit cases, group by group."""
+"""The parts of VAD against golden unit cases, group by group.
+
+One module: nearly all of them read the same file of cases.
+"""
 
 from collections import Counter
 
