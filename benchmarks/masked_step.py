@@ -63,21 +63,19 @@ def build(args: argparse.Namespace) -> nn.Module:
     return model.to(args.device).train()
 
 
-def masked(model: nn.Module, rate: float) -> Masking:
-    """Zeroes heads and neurons as the loop does; returns what holds them."""
+def zeroed(model: nn.Module, rate: float) -> Growth:
+    """Zeroes heads and neurons as the loop does; returns what is pruned."""
     criterion = Magnitude(reduce='sum', sides='producers')
     pruner = StructuredPruner(rate, criterion, normalize=None)
     growth = Growth(pruner, model, list(vit_groups(model)))
     growth.advance(rate, growth.calibrate(rate))
     clear(growth.regions(model, growth.pruned))
-    masking = Masking(model)
-    masking.hold(growth.readers, gradients=False)
-    return masking
+    return growth
 
 
 def mask_by_torch(model: nn.Module, rate: float) -> None:
     """Puts torch's masks over the matrices that have lost units."""
-    masked(model, rate)
+    zeroed(model, rate)
     for module in model.modules():
         if isinstance(module, nn.Linear) and (module.weight == 0).any():
             mask = (module.weight != 0).float()
@@ -85,10 +83,13 @@ def mask_by_torch(model: nn.Module, rate: float) -> None:
 
 
 def stepper(
-    model: nn.Module, masking: Masking | None, args: argparse.Namespace
+    model: nn.Module, growth: Growth | None, args: argparse.Namespace
 ) -> Callable[[], None]:
-    """Returns a function that does one training step."""
+    """Returns a function that does one training step, masked by growth."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    masking = Masking(model, [optimizer])
+    if growth is not None:
+        masking.hold(growth.readers, producers_zero=True)
     wrapper = OptimWrapper(optimizer)
     if args.amp:
         wrapper = AmpOptimWrapper(dtype='bfloat16', optimizer=optimizer)
@@ -97,7 +98,7 @@ def stepper(
 
     def step() -> None:
         model.train_step(dict(inputs=images, data_samples=labels), wrapper)
-        if masking is not None:
+        if growth is not None:
             masking.apply()
 
     return step
@@ -107,11 +108,11 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     args = parse_args(argv)
     dense, ours, theirs = (build(args) for _ in range(3))
-    masking = masked(ours, args.rate)
+    growth = zeroed(ours, args.rate)
     mask_by_torch(theirs, args.rate)
     steps = {
         'dense': stepper(dense, None, args),
-        'mmprune': stepper(ours, masking, args),
+        'mmprune': stepper(ours, growth, args),
         'torch.nn.utils.prune': stepper(theirs, None, args),
     }
     times = time_in_turns(steps, runs=args.rounds, warmup=3)

@@ -17,9 +17,10 @@ from tiny_training import (
 from torch import nn
 
 from mmprune.checkpoints.reading import load_checkpoint_file
-from mmprune.masks import weight_regions
+from mmprune.masks import Region, clear, weight_regions
 from mmprune.packing import unpack_masks
 from mmprune.sparsifying import Masking
+from mmprune.sparsifying.masking import _ELEMENTWISE
 
 SEED = dict(type='mmprune.SeedHook')
 EMA = dict(type='EMAHook', momentum=0.1)
@@ -127,6 +128,95 @@ def test_new_masks_clear_gradients_and_momentum_so_far():
     momentum = optimizer.state[model.weight]['momentum_buffer']
     assert momentum.tolist() == [[0, 4]]
     assert model.weight[0, 0] == 0
+
+
+def train_one_layer(kind: type, apply: bool, fill: float = 0.0) -> tuple:
+    """Ten steps of a layer with a mask; returns its weight and the mask."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4, bias=False)
+    optimizer = kind(model.parameters(), lr=0.01, weight_decay=0.1)
+    masks = {'weight': torch.rand(4, 6) > 0.4}
+    masking = Masking(model, [optimizer])
+    masking.hold(lambda net: weight_regions(net, masks, {'weight': fill}))
+    for _ in range(10):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6)).square().sum().backward()
+        optimizer.step()
+        if apply:
+            masking.apply()
+    return model.weight.detach(), masks['weight']
+
+
+@pytest.mark.parametrize(
+    'kind', sorted(_ELEMENTWISE, key=lambda kind: kind.__name__)
+)
+def test_an_elementwise_optimizer_leaves_zeros_where_they_are(kind):
+    weight, mask = train_one_layer(kind, apply=False)
+    assert weight[~mask].abs().max() == 0
+    assert (weight[mask] != 0).all()
+
+
+@pytest.mark.parametrize('apply', [False, True])
+def test_what_another_optimizer_moves_is_put_back(apply):
+    assert torch.optim.Muon not in _ELEMENTWISE
+    weight, mask = train_one_layer(torch.optim.Muon, apply)
+    assert (weight[~mask].abs().max() == 0) == apply
+
+
+@pytest.mark.parametrize('apply', [False, True])
+def test_weight_decay_moves_a_fill_that_is_put_back(apply):
+    weight, mask = train_one_layer(torch.optim.SGD, apply, fill=-1e4)
+    assert (weight[~mask] == -1e4).all() == apply
+
+
+def test_a_frozen_tensor_that_is_thawed_is_put_back():
+    model = nn.Linear(2, 1, bias=False).requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    masking = Masking(model, [optimizer])
+    hold(masking, [[False, True]])
+    model.requires_grad_(True)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert model.weight[0, 0] != 0
+    masking.apply()
+    assert model.weight[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    'between, written', [(nn.GELU(), 1), (nn.Sigmoid(), 3)]
+)
+def test_a_gradient_that_is_zero_by_itself_is_left_alone(
+    monkeypatch, between, written
+):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), between, nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    units = {'0.weight': (4, 1), '0.bias': (4,), '2.weight': (1, 4)}
+    masks = {
+        name: (torch.arange(4) > 1).view(shape).expand_as(tensor)
+        for (name, shape), tensor in zip(
+            units.items(), list(model.parameters())[:3], strict=True
+        )
+    }
+    clear(weight_regions(model, masks))
+    masking = Masking(model, [optimizer])
+    read = {'2.weight': masks['2.weight']}
+    masking.hold(lambda net: weight_regions(net, read), producers_zero=True)
+    zeroed = []
+    zero = Region.zero
+    monkeypatch.setattr(
+        Region,
+        'zero',
+        lambda region, values: zeroed.append(1) or zero(region, values),
+    )
+    # What a step without any loss gives does not tell one from the other.
+    for factor in 0, 1, 1, 1:
+        optimizer.zero_grad()
+        (factor * model(torch.randn(8, 3)).square().sum()).backward()
+        assert (model[2].weight.grad[~masks['2.weight']] == 0).all()
+        optimizer.step()
+    assert len(zeroed) == 1 + written
+    assert zeros(dict(model.named_parameters()), masks) == [0, 0, 0]
 
 
 @HOOKS.register_module()

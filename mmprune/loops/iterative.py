@@ -211,10 +211,7 @@ class IterativePruningLoop(EpochBasedTrainLoop):
         """Zeroes what is pruned, and looks up what is held and pulled."""
         growth = self.growth
         self._clear(growth.pruned)
-        # Of single weights the gradient is masked too, or it would count
-        # when gradients are clipped; of units with zeros on both sides what
-        # reads them is enough.
-        self.masking.hold(growth.readers, gradients=not growth.of_units)
+        self.masking.hold(growth.readers, producers_zero=growth.of_units)
         self._decaying = growth.regions(self.model, growth.decaying)
         self._decaying_norm = norm(self._decaying)
 
