@@ -25,8 +25,8 @@ class SparseTrainer(Trainer):
     explicit, and lie beside each checkpoint, so that a surviving weight that
     becomes exactly zero is not frozen by that. Gradients are masked before
     they are clipped, the optimizer's state when a run begins or resumes, and
-    after every step the weights that the optimizer may move. The log has ``sparsity``; after training
-    every pruned weight is asserted to be zero.
+    after every step the weights that the optimizer may move. The log has
+    ``sparsity``; after training every pruned weight is asserted to be zero.
 
     Takes the arguments of transformers' ``Trainer``, and
 
