@@ -313,6 +313,11 @@ def render(states: list[dict], args: argparse.Namespace) -> str:
         for stage, verdict in s['stages'].items()
         if verdict not in ('ok', '-') and stage != 'torch_pruning'
     ]
+    held = [
+        f'- **{s["family"]}**, {len(s["held"])}, as `{name}`: {escaped(why)}'
+        for s in states
+        for name, why in list(s.get('held', {}).items())[:1]
+    ]
     failed.sort(key=lambda line: ', export: - (' in line)
     return '\n'.join(
         [
@@ -347,6 +352,10 @@ def render(states: list[dict], args: argparse.Namespace) -> str:
             '## What fails, and why',
             '',
             *(failed or ['Nothing.']),
+            '',
+            '## Groups that the comparison kept dense',
+            '',
+            *(held or ['None.']),
             '',
             '## Not run',
             '',

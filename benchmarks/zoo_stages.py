@@ -28,6 +28,8 @@ from mmprune.run.options import PruningOptions
 
 torch.set_num_threads(1)
 
+# How the reasons of groups begin that a comparison kept dense.
+CHECKED = ('the model does not run without', 'removing its units is not')
 # Sides of the pictures; some models need more than the smallest.
 SIDES = (128, 256, 512)
 
@@ -175,6 +177,11 @@ def prune(work: Path, config: Path, ratio: float) -> dict:
         params=[dense['params'], after['params']],
         macs=[dense['macs'], after['macs']],
         difference=after['masked_difference'],
+        held={
+            group['group']: group['dense_because']
+            for group in report['groups']
+            if group['dense_because'].startswith(CHECKED)
+        },
     )
     outputs = predictions(cfg, small)
     torch.save(outputs, work / 'outputs.pt')

@@ -244,42 +244,6 @@ def test_tensors_are_found_in_results_of_any_kind():
     assert other is PICTURE
 
 
-class Extractor(nn.Module):
-    """Writes regions into a tensor whose width it holds, as mmdet's do."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.out_channels = width
-
-    def forward(self, x):
-        regions = x.new_zeros(3, self.out_channels, 2, 2)
-        regions[torch.tensor([1, 2])] = x[:, :, :2, :2]
-        return regions
-
-
-class Pooling(nn.Module):
-    """Has layers of its own and checks its width, as mmcv's pooling does."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.output_channels = width
-        self.one = conv(width, width)
-
-    def forward(self, x):
-        assert x.shape[1] == self.output_channels
-        return F.max_pool2d(x, 2) + self.one(x).mean()
-
-
-def test_a_width_that_a_module_checks_follows_the_channels():
-    model = Net(
-        lambda net, x: net.two(net.pool(net.one(x))),
-        one=conv(3, 6),
-        pool=Pooling(6),
-        two=conv(6, 5),
-    )
-    assert found(model)['one'] == 6
-
-
 @pytest.mark.parametrize('width', [6, 2])
 def test_a_grouped_transposed_convolution_holds_its_channels(width):
     model = Net(
@@ -311,15 +275,3 @@ def test_nothing_found_holds_no_channels():
 
     model = Net(run, one=conv(3, 6), fc=nn.Linear(6, 5))
     assert reasons(model).keys() == {'fc'}
-
-
-def test_a_width_that_a_module_holds_follows_the_channels():
-    model = Net(
-        lambda net, x: net.two(net.take(net.one(x))),
-        one=conv(3, 6),
-        take=Extractor(6),
-        two=conv(6, 5),
-    )
-    assert found(model) == {'one': 6}
-    group = open_group(model)
-    assert group.attrs == {'take.out_channels': 1}

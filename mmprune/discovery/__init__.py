@@ -1,7 +1,6 @@
 """What goes together in any model: found by running it once."""
 
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -17,8 +16,9 @@ from ..groups import PruneGroup
 from ..registry import FUNCTIONS
 from . import indexing, maps, products  # noqa: F401
 from .components import groups_of
-from .labels import Labels, compact, tensors_in, varies, varying
+from .labels import Labels, tensors_in, varying
 from .rules import Call, apply_rule
+from .stored import StoredSizes
 
 
 class _Trace(TorchDispatchMode):
@@ -38,19 +38,21 @@ class _Trace(TorchDispatchMode):
 
 
 class _Sizes(TorchFunctionMode):
-    """Sees what asks for the size of another tensor.
+    """Sees what asks for the size of another tensor, or is told one.
 
-    What PyTorch executes for ``expand_as`` has nothing but numbers.
+    What PyTorch executes for ``expand_as`` has nothing but numbers, and
+    ``chunk`` and ``split`` are the same to it.
     """
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, stored: StoredSizes) -> None:
         super().__init__()
-        self.labels = labels
+        self.labels, self.stored = labels, stored
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.stored.note(func, out, args, kwargs or {})
         if func is Tensor.expand_as:
             with _disable_current_modes():
                 for mine, other in product(*map(self.labels.of, args)):
@@ -76,11 +78,7 @@ def discovered_groups(
             do, only the coupling is read.
     """
     labels = Labels(model)
-    hooks = [
-        module.register_forward_hook(partial(_note_width, labels, path, name))
-        for path, module in model.named_modules()
-        if (name := _stored_width(module))
-    ]
+    stored = StoredSizes(labels, model)
     modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -88,47 +86,12 @@ def discovered_groups(
         # Not eval(): that of some models freezes parameters anew.
         for module, _ in modes:
             module.training = False
-        with torch.no_grad(), _Sizes(labels), _Trace(labels):
+        with torch.no_grad(), _Sizes(labels, stored), _Trace(labels):
             outputs = forward(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes:
             module.training = mode
-        for hook in hooks:
-            hook.remove()
+        stored.remove_hooks()
     labels.fix_all(tensors_in(outputs), 'an output of the model')
     return list(groups_of(labels, model))
-
-
-def _stored_width(module: nn.Module) -> str:
-    """What a module calls the width of its output that no weight gives it.
-
-    As mmdet's RoI extractors, and mmcv's deformable RoI pooling do; surgery
-    has to tell them the new width. Empty for any other module.
-    """
-    stored = vars(module)
-    if isinstance(stored.get('out_channels'), int):
-        return '' if list(module.parameters()) else 'out_channels'
-    own = list(module.parameters(recurse=False))
-    if isinstance(stored.get('output_channels'), int) and not own:
-        return 'output_channels'
-    return ''
-
-
-def _note_width(
-    labels: Labels,
-    path: str,
-    name: str,
-    module: nn.Module,
-    _: Any,
-    out: Any,
-) -> None:
-    if not isinstance(out, Tensor) or out.ndim < 2:
-        return
-    with _disable_current_modes():
-        for layer in labels.of(out):
-            if varies(layer, 1) and out.shape[1] == getattr(module, name):
-                # Rows that nothing was written to have no labels.
-                atoms = compact(layer, leave=1).transpose(0, 1)
-                atoms = atoms.flatten(1).amax(1)
-                labels.counts[f'{path}.{name}'] = atoms

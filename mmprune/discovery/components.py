@@ -222,10 +222,28 @@ def _counts(
 ) -> dict[str, dict[int, int]]:
     """Attribute -> component -> how much of it the component holds."""
     counts = {}
-    for path, atoms in labels.counts.items():
+    for path, atoms in [
+        *_whole_rows(labels, component),
+        *labels.counts.items(),
+    ]:
         units, number = np.unique(component[atoms.numpy()], return_counts=True)
         counts[path] = dict(zip(units.tolist(), number.tolist(), strict=True))
     return counts
+
+
+def _whole_rows(
+    labels: Labels, component: np.ndarray
+) -> Iterator[tuple[str, Tensor]]:
+    """Attributes by which a model views channels, and an atom of each unit.
+
+    Of a view as heads and what is in them, one number follows the units: the
+    one along which all units differ.
+    """
+    for path, lines in labels.views:
+        rows = component[lines.numpy()]
+        units = len(np.unique(rows[:, 0]))
+        if (rows == rows[:, :1]).all() and units == len(rows):
+            yield path, lines[:, 0]
 
 
 def _attrs(

@@ -44,6 +44,8 @@ class Labels:
         self.fixed: list[tuple[Tensor, str]] = []  # atoms that stay, and why
         # Module attributes that count something: path -> one atom of each.
         self.counts: dict[str, Tensor] = {}
+        # The same of views, if each row of atoms turns out to be one unit.
+        self.views: list[tuple[str, Tensor]] = []
         self._layers = WeakIdKeyDictionary()
         self._weights = WeakIdKeyDictionary()  # parameters and their views
         self._storage = WeakIdKeyDictionary()  # labels that can be written

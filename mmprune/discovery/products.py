@@ -46,6 +46,9 @@ def _contract(
     a_in = [compact(thinned(layer)) for layer in a if varies(layer, -1)]
     b_in = [compact(thinned(layer)) for layer in b if varies(layer, -2)]
     heads = []
+    # A weight of its own for each head is no weight of all channels.
+    a_weight = a_weight and not _in_batches(a_in)
+    b_weight = b_weight and not _in_batches(b_in)
     if b_weight or a_weight:
         for layer in b_in if b_weight else a_in:
             labels.reads(layer)
@@ -68,6 +71,11 @@ def _contract(
     rest = [x.narrow(-1, 0, 1) for x in a if not varies(x, -1)]
     rest += [y.narrow(-2, 0, 1) for y in b if not varies(y, -2)]
     return heads + rest
+
+
+def _in_batches(layers: list[Tensor]) -> bool:
+    """Whether labels change from one matrix of a batch to the next."""
+    return any(varying(x) - {x.ndim - 1, x.ndim - 2} for x in layers)
 
 
 @rule(
