@@ -6,10 +6,11 @@ recovery, beside torch-pruning.
 Trained ResNet-20 and ResNet-56 lose 30, 50 and 70 % of their multiply-adds by
 every criterion, and by torch-pruning's magnitude and Taylor. Each pruned model
 is tested as it is, after a short training, and after the same training with
-distillation: same pictures, same order, same rates for all. What is measured
-is written at once to table.json in --work-dir, and left alone when the command
-is started again. Exits with 1 where torch-pruning's better one is ahead of the
-best of ours by more than a standard error.
+distillation: same pictures, same order, same rates for all. Each number is
+written to a file of its own in --work-dir and left alone when the command is
+started again; a second one beside it goes --backwards, and both share the
+work. Exits with 1 where torch-pruning's better one is ahead of the best of
+ours by more than a standard error.
 """
 
 import argparse
@@ -17,8 +18,7 @@ import copy
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 import torch_pruning as tp  # noqa: E402
+from cifar_recovery import BATCH, Pictures, Recovery  # noqa: E402
 from cifar_resnet_model import build_cifar_resnet  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -34,8 +35,6 @@ from mmprune.atomic_file import save_json  # noqa: E402
 from mmprune.calibration import calibrate  # noqa: E402
 from mmprune.cost import cost_table, count_macs  # noqa: E402
 from mmprune.criteria import criterion_config  # noqa: E402
-from mmprune.datasets import CIFAR  # noqa: E402
-from mmprune.models.imitation import Term  # noqa: E402
 from mmprune.pruners import StructuredPruner, check_groups  # noqa: E402
 from mmprune.pruning import find_groups  # noqa: E402
 from mmprune.registry import TASK_UTILS  # noqa: E402
@@ -47,29 +46,24 @@ WEIGHTS = {
     56: 'cifar10_resnet56-4bfd9763.th',
 }
 RATIOS = (0.3, 0.5, 0.7)
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-# Name -> criterion, scope, and what scores are divided by; trained in this
-# order.
+# Name -> criterion and scope; trained in this order.
 OURS = {
-    'taylor': ('taylor', 'global', 'mean'),
-    'taylor, not divided': ('taylor', 'global', None),
-    'kd_grad, not divided': ('kd_grad', 'global', None),
-    'fisher': ('fisher', 'global', 'mean'),
-    'group_l2': ('group_l2', 'global', 'mean'),
-    'l2': ('l2', 'global', 'mean'),
-    'l2, isomorphic': ('l2', 'isomorphic', 'mean'),
-    'saliency': ('saliency', 'global', 'mean'),
-    'kd_grad': ('kd_grad', 'global', 'mean'),
-    'lamp': ('lamp', 'global', 'mean'),
-    'fpgm': ('fpgm', 'global', 'mean'),
-    'l1': ('l1', 'global', 'mean'),
-    'bn_scale': ('bn_scale', 'global', 'mean'),
-    'activation': ('activation', 'global', 'mean'),
-    'wanda': ('wanda', 'global', 'mean'),
-    'l2+kd_grad': ('l2+kd_grad', 'global', 'mean'),
-    'remain': ('remain', 'global', 'mean'),
-    'random': ('random', 'global', 'mean'),
+    'taylor': ('taylor', 'global'),
+    'kd_grad': ('kd_grad', 'global'),
+    'fisher': ('fisher', 'global'),
+    'group_l2': ('group_l2', 'global'),
+    'l2': ('l2', 'global'),
+    'l2, isomorphic': ('l2', 'isomorphic'),
+    'saliency': ('saliency', 'global'),
+    'lamp': ('lamp', 'global'),
+    'fpgm': ('fpgm', 'global'),
+    'l1': ('l1', 'global'),
+    'bn_scale': ('bn_scale', 'global'),
+    'activation': ('activation', 'global'),
+    'wanda': ('wanda', 'global'),
+    'l2+kd_grad': ('l2+kd_grad', 'global'),
+    'remain': ('remain', 'global'),
+    'random': ('random', 'global'),
 }
 TAYLOR = tp.importance.GroupTaylorImportance
 MAGNITUDE = tp.importance.GroupMagnitudeImportance
@@ -81,8 +75,6 @@ THEIRS = {
     'torch-pruning: Taylor, by layer': (TAYLOR, False),
 }
 STAGES = ('before', 'recovered', 'distilled')
-TERM = Term(loss='kl', temperature=4.0, weight=1.0)
-BATCH = 64
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -99,52 +91,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--lr', type=float, default=0.01, help='first rate; ends at 0')
     add('--stages', nargs='+', default=STAGES, choices=STAGES)
     add('--methods', nargs='+', help='only these rows, by the start of names')
+    add('--backwards', action='store_true', help='start with the last number')
     add('--table', action='store_true', help='print what is there and stop')
     return parser.parse_args(argv)
-
-
-class Pictures:
-    """The pictures in memory, ready for the networks."""
-
-    def __init__(self, root: Path) -> None:
-        folders = [root / 'cifar10_jpeg', root / 'cifar10_lossless']
-        self.train = self._read(folders, 'trainval')
-        self.test = self._read(folders, 'test')
-
-    def _read(self, folders: list[Path], split: str) -> tuple[Tensor, Tensor]:
-        sets = [CIFAR('cifar10', str(f), split) for f in folders]
-        pictures = torch.cat([torch.from_numpy(s.images) for s in sets])
-        labels = torch.tensor([label for s in sets for label in s.labels])
-        pictures = pictures.permute(0, 3, 1, 2).float() / 255
-        return (pictures - MEAN) / STD, labels
-
-    def batches(self, count: int, augment: bool) -> Iterator[tuple]:
-        """Yields training batches, the same ones for every model."""
-        draw = torch.Generator().manual_seed(0)
-        pictures, labels = self.train
-        order = torch.empty(0, dtype=torch.long)
-        for _ in range(count):
-            if len(order) < BATCH:
-                order = torch.randperm(len(labels), generator=draw)
-            index, order = order[:BATCH], order[BATCH:]
-            batch = pictures[index]
-            if augment:
-                batch = _augmented(batch, draw)
-            yield batch, labels[index]
-
-
-def _augmented(batch: Tensor, draw: torch.Generator) -> Tensor:
-    """Mirrored by chance, and shifted by up to 4 pixels."""
-    mirrored = torch.rand(len(batch), generator=draw) < 0.5
-    batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(3), batch)
-    padded = nn.functional.pad(batch, (4, 4, 4, 4))
-    places = torch.randint(0, 9, (len(batch), 2), generator=draw).tolist()
-    return torch.stack(
-        [
-            picture[:, y : y + 32, x : x + 32]
-            for picture, (y, x) in zip(padded, places, strict=True)
-        ]
-    )
 
 
 def loss_of(model: nn.Module, batch: tuple) -> Tensor:
@@ -204,13 +153,12 @@ class Dense:
 
     def ours(self, name: str, ratio: float) -> nn.Module:
         """Returns the model without units, chosen by one of ours."""
-        criterion, scope, normalize = OURS[name]
+        criterion, scope = OURS[name]
         pruner = StructuredPruner(
             ratio,
             TASK_UTILS.build(criterion_config(criterion)),
             target='macs',
             scope=scope,
-            normalize=normalize,
         )
         stats = self.stats
         if 'survivors' in pruner.importance.needs:
@@ -254,31 +202,6 @@ class Dense:
         return model
 
 
-def recover(
-    model: nn.Module,
-    teacher: nn.Module | None,
-    pictures: Pictures,
-    args: argparse.Namespace,
-) -> None:
-    """Trains a pruned model for a short time, in place."""
-    model.train().requires_grad_(True)
-    optimizer = torch.optim.SGD(
-        model.parameters(), args.lr, momentum=0.9, weight_decay=1e-4
-    )
-    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.iters)
-    for batch, labels in pictures.batches(args.iters, augment=True):
-        scores = model(batch)
-        loss = nn.functional.cross_entropy(scores, labels)
-        if teacher is not None:
-            with torch.no_grad():
-                expected = teacher(batch)
-            loss = loss + TERM(scores, expected)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rates.step()
-
-
 def jobs(args: argparse.Namespace) -> list[tuple[int, str, float, str]]:
     """Returns what is measured, what is quick and what is compared first."""
     names = [*THEIRS, *OURS]
@@ -295,38 +218,64 @@ def jobs(args: argparse.Namespace) -> list[tuple[int, str, float, str]]:
     ]
 
 
-def measure(args: argparse.Namespace, found: dict, path: Path) -> None:
+class Store:
+    """What is known, a file for each number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / 'numbers'
+
+    def __call__(self, name: str) -> dict | None:
+        path = self._path(name)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write(self, name: str, **values: Any) -> None:
+        save_json(values, self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return (
+            self.folder / f'{name.replace(" | ", "_").replace(" ", "")}.json'
+        )
+
+
+def measure(args: argparse.Namespace, known: Store) -> None:
     """Measures what is missing, and writes each number at once."""
-    missing = [job for job in jobs(args) if key(*job) not in found]
+    missing = [job for job in jobs(args) if known(key(*job)) is None]
+    if args.backwards:
+        missing.reverse()
     pictures = Pictures(args.data)
-    networks: dict[int, Dense] = {}
-    pruned: dict[tuple, nn.Module] = {}
+    recover = Recovery(pictures, args.iters, args.lr)
+    dense = cache(lambda depth: Dense(depth, args.data, pictures))
+
+    @cache
+    def pruned(depth: int, name: str, ratio: float) -> nn.Module:
+        network = dense(depth)
+        make = network.ours if name in OURS else network.theirs
+        return make(name, ratio)
+
     with ProgressBar(len(missing), timed=True) as bar:
         for number, (depth, name, ratio, stage) in enumerate(missing):
             bar.reach(number, f'ResNet-{depth}, {name}, {ratio:.0%}, {stage}')
-            if depth not in networks:
-                dense = networks[depth] = Dense(depth, args.data, pictures)
-                score = accuracy(dense.model, pictures.test)
-                found[f'{depth}'] = dict(
-                    accuracy=score,
-                    macs=dense.macs,
+            if known(key(depth, name, ratio, stage)) is not None:
+                continue  # by another process
+            if known(f'{depth}') is None:
+                network = dense(depth)
+                known.write(
+                    f'{depth}',
+                    accuracy=accuracy(network.model, pictures.test),
+                    macs=network.macs,
                     tested=len(pictures.test[1]),
                     trained=len(pictures.train[1]),
                 )
-            dense = networks[depth]
-            if (depth, name, ratio) not in pruned:
-                make: Callable = dense.ours if name in OURS else dense.theirs
-                pruned[depth, name, ratio] = make(name, ratio)
-            model = copy.deepcopy(pruned[depth, name, ratio])
-            left = count_macs(model, picture)[''] / dense.macs
+            model = copy.deepcopy(pruned(depth, name, ratio))
+            left = count_macs(model, picture)[''] / dense(depth).macs
             if stage != 'before':
-                teacher = dense.model if stage == 'distilled' else None
-                recover(model, teacher, pictures, args)
-            score = accuracy(model, pictures.test)
-            found[key(depth, name, ratio, stage)] = dict(
-                accuracy=score, left=left
+                distilled = stage == 'distilled'
+                recover(model, dense(depth).model if distilled else None)
+            known.write(
+                key(depth, name, ratio, stage),
+                accuracy=accuracy(model, pictures.test),
+                left=left,
             )
-            save_json(found, path)
 
 
 def key(depth: int, name: str, ratio: float, stage: str) -> str:
@@ -334,7 +283,7 @@ def key(depth: int, name: str, ratio: float, stage: str) -> str:
     return f'{depth} | {name} | {ratio:g} | {stage}'
 
 
-def table(found: dict, depth: int) -> str:
+def table(known: Store, depth: int) -> str:
     """Returns the numbers of one network as Markdown."""
     heads = [f'{r:.0%}: {s}' for r in RATIOS for s in STAGES]
     lines = [
@@ -342,29 +291,27 @@ def table(found: dict, depth: int) -> str:
         f'|---{"|---" * len(heads)}|',
     ]
     for name in (*OURS, *THEIRS):
-        cells = [
-            found.get(key(depth, name, r, s)) for r in RATIOS for s in STAGES
-        ]
+        cells = [known(key(depth, name, r, s)) for r in RATIOS for s in STAGES]
         if any(cells):
             shown = [f'{c["accuracy"]:.1f}' if c else '' for c in cells]
             lines.append(f'| {name} | {" | ".join(shown)} |')
     return '\n'.join(lines)
 
 
-def behind(found: dict, depth: int) -> list[str]:
+def behind(known: Store, depth: int) -> list[str]:
     """Returns the points at which torch-pruning is ahead."""
     lost = []
     for ratio in RATIOS:
         for stage in STAGES:
             best = []
             for names in (OURS, THEIRS):
-                cells = [found.get(key(depth, n, ratio, stage)) for n in names]
+                cells = [known(key(depth, n, ratio, stage)) for n in names]
                 best.append(
                     max((c['accuracy'] for c in cells if c), default=math.nan)
                 )
             mine, other = best
             share = other / 100
-            tested = found[f'{depth}']['tested']
+            tested = known(f'{depth}')['tested']
             error = 100 * math.sqrt(share * (1 - share) / tested)
             if other > mine + error:
                 lost.append(
@@ -377,27 +324,30 @@ def behind(found: dict, depth: int) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Runs the benchmark; returns the exit code."""
     args = parse_args(argv)
-    path = args.work_dir / 'table.json'
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    known = Store(args.work_dir)
     asked = dict(iters=args.iters, lr=args.lr, batch=BATCH)
-    if found.setdefault('recovery', asked) != asked and not args.table:
-        sys.exit(f'{path} was made with {found["recovery"]}; choose another '
-                 '--work-dir')  # fmt: skip
+    before = known('recovery') or asked
+    if before != asked and not args.table:
+        sys.exit(
+            f'{args.work_dir} was made with {before}; choose another '
+            '--work-dir'
+        )
     if not args.table:
-        measure(args, found, path)
+        known.write('recovery', **asked)
+        measure(args, known)
     lost = []
-    for depth in args.depths:
-        if f'{depth}' not in found:
+    for depth in sorted(args.depths):
+        about = known(f'{depth}')
+        if about is None:
             continue
-        about = found[f'{depth}']
         print(
             f'\nResNet-{depth}: {about["accuracy"]:.1f} % dense on '
             f'{about["tested"]} test pictures, {about["macs"] / 1e6:.1f} M '
-            f'multiply-adds; recovery: {asked["iters"]} steps of {BATCH} of '
+            f'multiply-adds; recovery: {before["iters"]} steps of {BATCH} of '
             f'{about["trained"]} pictures\n'
         )
-        print(table(found, depth))
-        lost += behind(found, depth)
+        print(table(known, depth))
+        lost += behind(known, depth)
     for point in lost:
         print(f'torch-pruning is ahead: {point}')
     return int(bool(lost))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class KDGrad:
     """
 
     reduce: str = 'abs_of_sum'
+    # As Taylor's, changes of one loss.
+    comparable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choice('reduce', self.reduce, CHANGES)

@@ -23,6 +23,9 @@ class Taylor:
     """
 
     needs: ClassVar[set[str]] = {'grad'}
+    # All groups' scores are changes of one loss: divided by the mean of its
+    # group, a group that nobody needs would look like any other.
+    comparable: ClassVar[bool] = True
 
     def __call__(self, group: PruneGroup, stats: Statistics) -> Tensor | None:
         """Returns ``[group.size]``, or ``None`` without any gradient."""
