@@ -1,0 +1,173 @@
+"""Does a stock detector win back what pruning half of its MACs costs?
+
+RTMDet-tiny of mmdet is trained from nothing on 2-D boxes of the mini world's
+front cameras, pruned, and retrained with and without distillation; the dense
+one is trained for as many epochs more with the same learning rates (a pruning
+of nothing). Prints the AP of COCO on scenes that were held out.
+
+    python benchmarks/mini_world_detector.py --out detector_out
+
+What is finished is kept, so that it can be started again. Exits with 1 where
+the recovered model is more than 0.5 AP behind.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+CONFIG = 'projects/configs/detection/rtmdet_tiny_mini_world.py'
+CAMERAS = ('CAM_FRONT', 'CAM_FRONT_LEFT', 'CAM_FRONT_RIGHT')
+METRICS = (
+    ('coco/bbox_mAP', 'AP'),
+    ('coco/bbox_mAP_50', 'AP50'),
+    ('coco/bbox_mAP_75', 'AP75'),
+)
+BEHIND = 0.005  # of an AP between 0 and 1
+DENSE, LONGER, RECOVERED = 'dense', 'dense, longer', 'recovered'
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs all, prints the table; returns the exit code."""
+    args = parse_args(argv)
+    out = args.out.resolve()
+    world = (args.world or out / 'mini_world').resolve()
+    draw(world, args)
+    found, models = measure(out, world, args)
+    print(table(found, models))
+    lost = found[LONGER][METRICS[0][0]] - found[RECOVERED][METRICS[0][0]]
+    print(
+        f'\nRecovered against the dense one trained as long: '
+        f'{-100 * lost:+.1f} '
+        f'AP (at least {-100 * BEHIND:.1f} is the goal)'
+    )
+    return int(lost > BEHIND)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('--out', type=Path, default=Path('mini_world_detector'))
+    add('--world', type=Path, help='drawn before; else in --out')
+    add('--scenes', type=int, default=40, help='of the world, 1/5 held out')
+    add('--every', type=int, default=2, help='keyframe of a scene is taken')
+    add('--epochs', type=int, default=8, help='of the dense model')
+    add('--retrain-epochs', type=int, default=4)
+    add('--pruning-ratio', type=float, default=0.5, help='of the MACs')
+    add('--importance', default='l1')
+    add('--seed', type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def run(world: Path, *words: object) -> None:
+    """Runs one of the commands of the project."""
+    words = [str(word) for word in words]
+    print('$ python', *words, flush=True)
+    environment = {**os.environ, 'MMPRUNE_MINI_WORLD': f'{world}/'}
+    subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, check=True
+    )
+
+
+def draw(world: Path, args: argparse.Namespace) -> None:
+    """Draws the world and finds the boxes on its pictures."""
+    infos = 'vad_nuscenes_infos_temporal_{}.pkl'
+    if not world.is_dir():
+        run(
+            *(world, 'tools/make_mini_world.py', world),
+            *('--scenes', args.scenes),
+        )
+    if not (world / infos.format('val')).is_file():
+        run(
+            *(world, 'tools/create_data.py', 'nuscenes'),
+            *('--root-path', world),
+        )
+    import mmprune  # noqa: F401
+    from projects.VAD.data.picture_boxes import write_coco
+    from projects.VAD.data.vad_dataset import NuScenesVADDataset
+
+    for split in ('train', 'val'):
+        file = world / f'front_cameras_{split}.json'
+        if file.is_file():
+            continue
+        frames = NuScenesVADDataset(
+            ann_file=str(world / infos.format(split)),
+            data_root=str(world),
+            queue_length=1,
+            test_mode=True,
+        )
+        chosen = range(0, len(frames), args.every)
+        pictures, boxes = write_coco(
+            map(frames.get_data_info, chosen), file, CAMERAS, world
+        )
+        print(f'{file}: {boxes} boxes on {pictures} pictures')
+
+
+def measure(
+    out: Path, world: Path, args: argparse.Namespace
+) -> tuple[dict, dict]:
+    """Returns the metrics by model, and the costs."""
+    dense, seeded = out / 'dense', f'randomness.seed={args.seed}'
+    if not (dense / f'epoch_{args.epochs}.pth').is_file():
+        run(
+            *(world, 'tools/train.py', CONFIG, '--work-dir', dense),
+            *('--resume', '--cfg-options', seeded),
+            f'train_cfg.max_epochs={args.epochs}',
+            # Evaluated with the others.
+            f'train_cfg.val_interval={args.epochs + 1}',
+            f'param_scheduler.1.T_max={args.epochs}',
+        )
+    reports = {}
+    for name, words in (
+        ('longer', ('--pruning-ratio', 0)),
+        ('recovered', ('--pruning-ratio', args.pruning_ratio)),
+        ('distilled', ('--pruning-ratio', args.pruning_ratio, '--distill')),
+    ):
+        report = out / name / 'report.json'
+        if not report.is_file():
+            run(
+                *(world, 'tools/prune_and_retrain.py', CONFIG),
+                *(dense / 'latest.pth', *words, '--mode', 'structured'),
+                *('--target', 'macs', '--importance', args.importance),
+                *('--prune-frozen', '--latency-runs', 5),
+                *('--fine-tune', '--retrain', '--seed', args.seed),
+                *('--fine-tune-epochs', args.retrain_epochs),
+                *('--output-dir', out / name, '--resume'),
+                *('--cfg-options', seeded),
+            )
+        reports[name] = json.loads(report.read_text())
+    metrics = {name: report['metrics'] for name, report in reports.items()}
+    return {
+        DENSE: metrics['recovered']['dense'],
+        LONGER: metrics['longer']['recovered'],
+        'pruned': metrics['recovered']['structured'],
+        RECOVERED: metrics['recovered']['recovered'],
+        'distilled': metrics['distilled']['recovered'],
+    }, reports['recovered']['models']
+
+
+def table(found: dict, models: dict) -> str:
+    """Returns the Markdown table."""
+    lines = [
+        '| model | ' + ' | '.join(h for _, h in METRICS) + ' | MACs (G) |',
+        '|---' * (len(METRICS) + 2) + '|',
+    ]
+    for name, metrics in found.items():
+        cells = [f'{100 * metrics[key]:.1f}' for key, _ in METRICS]
+        kind = 'dense' if name in (DENSE, LONGER) else 'structured'
+        cells.append(f'{models[kind]["macs"] / 1e9:.2f}')
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
