@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmprune.checkpoints.loading import load_model
 from mmprune.discovery.labels import tensors_in
 from mmprune.families.detector import drawn
-from mmprune.family import build_family
+from mmprune.family import Family, build_family
 from mmprune.masks import mask_plan
 from mmprune.registry import MODELS
 from mmprune.run import export as run_export
@@ -28,6 +28,8 @@ from mmprune.run.options import PruningOptions
 
 torch.set_num_threads(1)
 
+# Regions of a picture that a stage hands on.
+REGIONS = 16
 # How the reasons of groups begin that a comparison kept dense.
 CHECKED = ('the model does not run without', 'removing its units is not')
 # Sides of the pictures; some models need more than the smallest.
@@ -95,14 +97,20 @@ def for_this_machine(node: object, wheel: Path) -> None:
 
 
 def few_proposals(model: dict) -> None:
-    """Lets a first stage propose 50 regions, and scores of any size pass."""
+    """Lets each stage hand on a few regions, and scores of any size pass.
+
+    Random weights score all alike: a hundred regions would go through each
+    box and mask head.
+    """
     for cfg in (model.get('train_cfg'), model.get('test_cfg')):
-        for key, part in (cfg or {}).items():
-            rpn = key in ('rpn', 'rpn_proposal')
-            if rpn and part and 'max_per_img' in part:
-                part.max_per_img = 50
-            if isinstance(part, dict) and 'score_thr' in part:
-                part.score_thr = 0.0
+        for part in (cfg or {}).values():
+            stages = part if isinstance(part, list) else [part]
+            for stage in stages:
+                if isinstance(stage, dict):
+                    if 'max_per_img' in stage:
+                        stage.max_per_img = min(stage.max_per_img, REGIONS)
+                    if 'score_thr' in stage:
+                        stage.score_thr = 0.0
         if cfg and 'score_thr' in cfg:
             cfg.score_thr = 0.0
 
@@ -183,9 +191,10 @@ def prune(work: Path, config: Path, ratio: float) -> dict:
             if group['dense_because'].startswith(CHECKED)
         },
     )
-    outputs = predictions(cfg, small)
+    family = build_family(cfg)
+    outputs = predictions(family, small)
     torch.save(outputs, work / 'outputs.pt')
-    before = predictions(cfg, model)
+    before = predictions(family, model)
     if all(map(alike, before, outputs)):
         return dict(found, verdict='no output depends on what was removed')
     prunable = [t for t in report['tensors'] if t['left'] < t['params']]
@@ -197,10 +206,10 @@ def prune(work: Path, config: Path, ratio: float) -> dict:
     return found
 
 
-def predictions(cfg: Config, model: nn.Module) -> list[Tensor]:
+def predictions(family: Family, model: nn.Module) -> list[Tensor]:
     model.eval()
     with torch.no_grad():
-        return list(tensors_in(build_family(cfg).forward(model)))
+        return list(tensors_in(family.forward(model)))
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
@@ -215,7 +224,7 @@ def reload(work: Path, config: Path, ratio: float) -> dict | None:
     runner = Runner.from_cfg(cfg)
     load_checkpoint(runner.model, cfg.load_from, strict=True)
     dense_cfg = Config.fromfile(work / 'config.py')
-    found = predictions(dense_cfg, runner.model)
+    found = predictions(build_family(dense_cfg), runner.model)
     before = torch.load(work / 'outputs.pt')
     if len(found) != len(before) or not all(map(alike, before, found)):
         return dict(verdict='the reloaded model predicts something else')
@@ -234,7 +243,8 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
     masked = load_model(cfg, work / 'dense.pth')
     mask_plan(masked, small.pruning_plan)
     # A bias of keys changes no softmax: what it gets is rounding.
-    lost = sorted(moved(cfg, masked, least=1e-6) - moved(cfg, small))
+    family = build_family(cfg)
+    lost = sorted(moved(family, masked, least=1e-6) - moved(family, small))
     if lost:
         return dict(
             verdict=f'{len(lost)} parameters do not move, as {lost[0]}'
@@ -242,12 +252,11 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
     return None
 
 
-def moved(cfg: Config, model: nn.Module, least: float = 0.0) -> set[str]:
+def moved(family: Family, model: nn.Module, least: float = 0.0) -> set[str]:
     """Returns which parameters have a gradient and move in a step.
 
     Gradients below ``least`` of the largest one do not count.
     """
-    family = build_family(cfg)
     # Of one picture some batch norms would see a single value.
     batch = twice(family.small_batch(model))
     model.train()
