@@ -116,8 +116,10 @@ def few_proposals(model: dict) -> None:
 
 
 def small_pictures(node: object, side: int) -> None:
-    """Sets the size of pictures in all pipelines."""
+    """Sets the size of pictures in all pipelines and of padded batches."""
     if isinstance(node, dict):
+        if node.get('type') == 'BatchFixedSizePad':
+            node['size'] = (side, side)
         for key in ('scale', 'img_scale'):
             if isinstance(node.get(key), tuple | list):
                 node[key] = (side, side)
