@@ -1,12 +1,14 @@
 """Fine-tuning and retraining of pruned models, on one CPU."""
 
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import LinearLR
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from tiny_fine_tuning import fails, run, same_weights, weights, write_files
 from tiny_project import IMAGE
 
@@ -54,6 +56,20 @@ def test_retraining_counts_from_zero(files):
     names = {p.name for p in (folder / 'retrained').glob('epoch_*')}
     assert names == {'epoch_1.pth', 'epoch_2.pth'}
     assert not (folder / 'fine_tuned').exists()
+
+
+def test_a_hook_that_draws_finds_its_visualizer(files, monkeypatch):
+    """As every stock config of mmdet has one."""
+    monkeypatch.setattr(Visualizer, '_instance_dict', OrderedDict())
+    folder = run(
+        files,
+        *('--fine-tune', '--retrain', '--fine-tune-epochs', 1),
+        *(
+            '--cfg-options',
+            'default_hooks.visualization.type=mmdet.DetVisualizationHook',
+        ),
+    )
+    assert (folder / 'retrained' / 'epoch_1.pth').is_file()
 
 
 @pytest.mark.parametrize(

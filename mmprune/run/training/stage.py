@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import HOOKS, init_default_scope
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from ...atomic_file import save_checkpoint
@@ -116,6 +117,8 @@ def check_parts(stage: Stage, model: nn.Module) -> None:
     with blame(f'{stage.cfg.filename} cannot be trained', stage.cfg):
         cfg = _config(stage, False, stage.dense.parent, lambda _: None)
         wrapper, _ = build_optimizer(model, cfg, stage.length)
+        # A Runner has one before its hooks; mmdet's drawing hooks ask for it.
+        Visualizer.get_instance('mmprune')
         for hook in (*cfg.custom_hooks, *cfg.default_hooks.values()):
             if hook and 'type' in hook:
                 HOOKS.build(hook)

@@ -26,7 +26,7 @@ train_pipeline = [
         ratio_range=(0.8, 1.6),
         keep_ratio=True,
     ),
-    dict(type='RandomCrop', crop_size=size[::-1]),
+    dict(type='RandomCrop', crop_size=size),
     dict(type='YOLOXHSVRandomAug'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='Pad', size=size, pad_val=dict(img=(114, 114, 114))),
