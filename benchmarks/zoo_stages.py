@@ -58,6 +58,7 @@ def build(work: Path, config: Path, ratio: float) -> dict:
         cfg.dump(str(work / 'config.py'))
         try:
             enliven(model, drawn(cfg, side, side))
+            keep_teacher(model, cfg, work)
             build_family(cfg).single_frame(model)
         except (RuntimeError, ValueError, IndexError) as error:
             fault = error
@@ -102,6 +103,8 @@ def few_proposals(model: dict) -> None:
     Random weights score all alike: a hundred regions would go through each
     box and mask head.
     """
+    if 'num_proposals' in model.get('rpn_head', {}):  # learnt ones
+        model.rpn_head.num_proposals = REGIONS
     for cfg in (model.get('train_cfg'), model.get('test_cfg')):
         for part in (cfg or {}).values():
             stages = part if isinstance(part, list) else [part]
@@ -155,6 +158,11 @@ def enliven(model: nn.Module, batch: dict) -> None:
             model(**model.data_preprocessor(both, False), mode='predict')
         except AssertionError:  # masked convolutions take a picture at a time
             model(**model.data_preprocessor(batch, False), mode='predict')
+        if hasattr(model, 'extract_teacher_feat'):
+            # LAD's predicts nothing; its depth makes values overflow.
+            inputs = model.data_preprocessor(both, False)['inputs']
+            teacher = model.teacher_model
+            teacher.bbox_head(model.extract_teacher_feat(inputs))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         # Of a picture and its mirror image, means over the whole differ by
@@ -163,6 +171,15 @@ def enliven(model: nn.Module, batch: dict) -> None:
         if not norm.num_batches_tracked:  # a branch of training alone
             norm.reset_running_stats()
         norm.eval()
+
+
+def keep_teacher(model: nn.Module, cfg: Config, work: Path) -> None:
+    """Gives all stages the same teacher, which no state dict has."""
+    if 'teacher_ckpt' in cfg.model:
+        cfg.model.teacher_ckpt = str(work / 'teacher.pth')
+        weights = dict(state_dict=model.teacher_model.state_dict())
+        save_checkpoint(weights, cfg.model.teacher_ckpt)
+        cfg.dump(str(work / 'config.py'))
 
 
 def twice(node: object) -> object:

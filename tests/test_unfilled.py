@@ -5,7 +5,7 @@ import torch
 from tiny_project import write_checkpoint, write_config
 from torch import nn
 
-from mmprune.checkpoints.unfilled import unfilled
+from mmprune.checkpoints.unfilled import all_in_state, unfilled
 from mmprune.models import load_model
 
 
@@ -62,3 +62,17 @@ def test_a_loaded_model_has_the_weights_of_the_file(tmp_path, seed):
     saved = torch.load(checkpoint)['state_dict']
     found = model.state_dict()
     assert all(torch.equal(found[k], v) for k, v in saved.items())
+
+
+class Taught(nn.Module):
+    """Has a teacher that is in no state dict, as mmdet's LAD."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        object.__setattr__(self, 'teacher', nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_hidden_teacher_is_not_in_the_state():
+    assert all_in_state(Drawn())
+    assert not all_in_state(Taught())

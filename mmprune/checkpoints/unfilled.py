@@ -93,9 +93,33 @@ def noting_nothing() -> Iterator[None]:
 
 
 def all_in_state(model: nn.Module) -> bool:
-    """Whether the state dict of a model has each of its parameters."""
+    """Whether the state dict of a model has each of its parameters.
+
+    Those of a module that is kept out of it count too, as the teacher of a
+    detector that mmdet distils.
+    """
     held = {id(t) for t in model.state_dict(keep_vars=True).values()}
-    return all(id(p) in held for p in model.parameters())
+    return all(
+        id(parameter) in held
+        for module in _with_hidden(model)
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+def _with_hidden(model: nn.Module) -> Iterator[nn.Module]:
+    """All modules, also those that are plain attributes of another."""
+    seen: set[int] = set()
+    waiting = [model]
+    while waiting:
+        for module in waiting.pop().modules():
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                waiting += [
+                    value
+                    for value in vars(module).values()
+                    if isinstance(value, nn.Module)
+                ]
 
 
 def empty_like_slice(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
