@@ -139,6 +139,55 @@ def test_of_two_numbers_of_one_size_none_is_taken():
     assert open_group(model).attrs == {}
 
 
+class Twins(nn.Module):
+    """Views two layers by one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = 6
+        self.one, self.two = nn.Linear(3, 24), nn.Linear(3, 24)
+        self.first, self.second = conv(6, 5), conv(6, 5)
+
+    def forward(self, x):
+        x = x.mean((2, 3))
+        one = self.one(x).reshape(-1, self.width, 2, 2)
+        two = self.two(x).reshape(-1, self.width, 2, 2)
+        return self.first(one) + self.second(two).relu()
+
+
+def test_what_is_viewed_by_one_number_goes_together():
+    model = Net(lambda net, x: net.twins(x), twins=Twins())
+    assert found(model) == {'twins.one': 6}
+    group = open_group(model)
+    assert group.attrs == {'twins.width': 1}
+    assert {'twins.one.weight', 'twins.two.weight'} <= {
+        part.tensor for part in group.producers
+    }
+
+
+class Doubled(nn.Module):
+    """Holds a number that counts each channel twice."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.both = 2 * width
+
+    def forward(self, x):
+        twice = torch.cat([x, x.relu()], 1)
+        return twice.view(len(x), self.both, -1, 2).movedim(3, 2)
+
+
+def test_a_number_may_count_a_channel_more_than_once():
+    model = Net(
+        lambda net, x: net.two(net.doubled(net.one(x))),
+        one=conv(3, 6),
+        doubled=Doubled(6),
+        two=conv(12, 5),
+    )
+    assert found(model) == {'one': 6}
+    assert open_group(model).attrs == {'doubled.both': 2}
+
+
 class LearntQueries(nn.Module):
     """Attention by a weight of each head, as mmcv's generalized one."""
 

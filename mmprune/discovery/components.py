@@ -30,10 +30,13 @@ def groups_of(labels: Labels, model: nn.Module) -> Iterator[PruneGroup]:
         labels: What a run of the model has left.
         model: The model.
     """
-    component = _components(labels, labels.ties)
-    split_ties = _split_ties(labels, component)
-    if split_ties:
-        component = _components(labels, labels.ties + split_ties)
+    ties = list(labels.ties)
+    component = _components(labels, ties)
+    for further in (_split_ties, _shared_number_ties):
+        more = further(labels, component)
+        if more:
+            ties += more
+            component = _components(labels, ties)
     reads = _flagged(labels.read, labels.total)
     mixed = set(component[_flagged(labels.mixed, labels.total)].tolist())
     why: dict[int, str] = {}
@@ -222,28 +225,37 @@ def _counts(
 ) -> dict[str, dict[int, int]]:
     """Attribute -> component -> how much of it the component holds."""
     counts = {}
-    for path, atoms in [
-        *_whole_rows(labels, component),
-        *labels.counts.items(),
-    ]:
+    views = dict(_counted_views(labels, component))
+    for path, atoms in {**views, **labels.counts}.items():
         units, number = np.unique(component[atoms.numpy()], return_counts=True)
         counts[path] = dict(zip(units.tolist(), number.tolist(), strict=True))
     return counts
 
 
-def _whole_rows(
+def _counted_views(
     labels: Labels, component: np.ndarray
 ) -> Iterator[tuple[str, Tensor]]:
-    """Attributes by which a model views channels, and an atom of each unit.
+    """Attributes by which a model views channels, with an atom of each.
 
     Of a view as heads and what is in them, one number follows the units: the
-    one along which all units differ.
+    one along which units differ, and across which they do not.
     """
     for path, lines in labels.views:
         rows = component[lines.numpy()]
-        units = len(np.unique(rows[:, 0]))
-        if (rows == rows[:, :1]).all() and units == len(rows):
+        _, number = np.unique(rows[:, 0], return_counts=True)
+        if (rows == rows[:, :1]).all() and (number == number[0]).all():
             yield path, lines[:, 0]
+
+
+def _shared_number_ties(labels: Labels, component: np.ndarray) -> list[Tensor]:
+    """Ties of what is viewed by the same number: it has one value."""
+    first: dict[str, Tensor] = {}
+    ties = []
+    for path, atoms in _counted_views(labels, component):
+        other = first.setdefault(path, atoms)
+        if len(other) == len(atoms) and not torch.equal(other, atoms):
+            ties.append(torch.stack([other, atoms]))
+    return ties
 
 
 def _attrs(
