@@ -1,5 +1,7 @@
 """Numbers that modules hold follow the channels that they count."""
 
+from contextlib import suppress
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from tiny_nets import PICTURE, Net, conv, found, open_group
@@ -128,6 +130,31 @@ def test_a_number_in_the_shape_of_a_view_follows_the_channels():
     )
     assert found(model) == {'relay.fc': 6}
     assert open_group(model).attrs == {'relay.width': 1}
+
+
+class Caller(nn.Module):
+    """Names its arguments, and goes on where a part of it fails."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.broken = width, nn.Linear(1, 1)
+
+    def forward(self, x):
+        with suppress(RuntimeError):
+            self.broken(x)
+        x = torch.reshape(input=x, shape=(len(x), self.width, -1, 1))
+        return torch.cat(torch.split(tensor=x, split_size_or_sections=3), 0)
+
+
+def test_arguments_may_be_named_and_parts_may_fail():
+    model = Net(
+        lambda net, x: net.two(net.call(net.one(x))),
+        one=conv(3, 6),
+        call=Caller(6),
+        two=conv(6, 5),
+    )
+    assert found(model) == {'one': 6}
+    assert open_group(model).attrs == {'call.width': 1}
 
 
 def test_of_two_numbers_of_one_size_none_is_taken():

@@ -33,7 +33,8 @@ class StoredSizes:
             enter = partial(self._enter, path)
             self._hooks += [
                 module.register_forward_pre_hook(enter),
-                module.register_forward_hook(self._leave),
+                # Also where it raises what its parent catches.
+                module.register_forward_hook(self._leave, always_call=True),
             ]
 
     def remove_hooks(self) -> None:
@@ -54,17 +55,18 @@ class StoredSizes:
         tensor: Tensor,
         split_size_or_sections: Any = None,
         dim: int = 0,
-        **kwargs: Any,
+        split_size: Any = None,
     ) -> None:
         """A size, as Res2Net's; not ``chunk``, which gives a number."""
-        size = kwargs.get('split_size', split_size_or_sections)
+        size = split_size or split_size_or_sections
         for name in self._names(size):
             for layer in self.labels.of(parts[0]):
                 if varies(layer, dim):
                     self.labels.counts[name] = _lines(layer, dim).amax(1)
 
-    def _view(self, out: Tensor, tensor: Tensor, *shape: Any) -> None:
+    def _view(self, out: Tensor, *args: Any, **kwargs: Any) -> None:
         """A shape with numbers in it, as SCNet's relay of features."""
+        shape = kwargs['shape'] if 'shape' in kwargs else args[1:]
         if len(shape) == 1 and isinstance(shape[0], tuple | list):
             shape = shape[0]
         for dim, size in enumerate(shape):
