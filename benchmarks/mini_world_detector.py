@@ -12,14 +12,18 @@ the recovered model is more than 0.5 AP behind.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from mini_world_runs import (  # noqa: E402
+    INFOS,
+    columns,
+    dense_and_recovered,
+    draw,
+)
 
 CONFIG = 'projects/configs/detection/rtmdet_tiny_mini_world.py'
 CAMERAS = ('CAM_FRONT', 'CAM_FRONT_LEFT', 'CAM_FRONT_RIGHT')
@@ -37,9 +41,22 @@ def main(argv: list[str] | None = None) -> int:
     """Runs all, prints the table; returns the exit code."""
     args = parse_args(argv)
     out = args.out.resolve()
-    world = (args.world or out / 'mini_world').resolve()
-    draw(world, args)
-    found, models = measure(out, world, args)
+    world = draw((args.world or out / 'mini_world').resolve(), args.scenes)
+    find_boxes(world, args.every)
+    reports = dense_and_recovered(
+        out,
+        world,
+        CONFIG,
+        args.seed,
+        args.epochs,
+        args.retrain_epochs,
+        args.pruning_ratio,
+        (
+            *('--target', 'macs', '--importance', args.importance),
+            *('--prune-frozen', '--latency-runs', 5),
+        ),
+    )
+    found, models = columns(reports), reports['recovered']['models']
     print(table(found, models))
     # CocoMetric says nothing of a model that finds nothing.
     dense, ours = (found[n].get(METRICS[0][0], 0.0) for n in GOAL)
@@ -71,29 +88,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(world: Path, *words: object) -> None:
-    """Runs one of the commands of the project."""
-    words = [str(word) for word in words]
-    print('$ python', *words, flush=True)
-    environment = {**os.environ, 'MMPRUNE_MINI_WORLD': f'{world}/'}
-    subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, check=True
-    )
-
-
-def draw(world: Path, args: argparse.Namespace) -> None:
-    """Draws the world and finds the boxes on its pictures."""
-    infos = 'vad_nuscenes_infos_temporal_{}.pkl'
-    if not world.is_dir():
-        run(
-            *(world, 'tools/make_mini_world.py', world),
-            *('--scenes', args.scenes),
-        )
-    if not (world / infos.format('val')).is_file():
-        run(
-            *(world, 'tools/create_data.py', 'nuscenes'),
-            *('--root-path', world),
-        )
+def find_boxes(world: Path, every: int) -> None:
+    """Writes the boxes on the pictures of the front cameras."""
     import mmprune  # noqa: F401
     from projects.VAD.data.picture_boxes import write_coco
     from projects.VAD.data.vad_dataset import NuScenesVADDataset
@@ -103,59 +99,16 @@ def draw(world: Path, args: argparse.Namespace) -> None:
         if file.is_file():
             continue
         frames = NuScenesVADDataset(
-            ann_file=str(world / infos.format(split)),
+            ann_file=str(world / INFOS.format(split)),
             data_root=str(world),
             queue_length=1,
             test_mode=True,
         )
-        chosen = range(0, len(frames), args.every)
+        chosen = range(0, len(frames), every)
         pictures, boxes = write_coco(
             map(frames.get_data_info, chosen), file, CAMERAS, world
         )
         print(f'{file}: {boxes} boxes on {pictures} pictures')
-
-
-def measure(
-    out: Path, world: Path, args: argparse.Namespace
-) -> tuple[dict, dict]:
-    """Returns the metrics by model, and the costs."""
-    dense, seeded = out / 'dense', f'randomness.seed={args.seed}'
-    if not (dense / f'epoch_{args.epochs}.pth').is_file():
-        run(
-            *(world, 'tools/train.py', CONFIG, '--work-dir', dense),
-            *('--resume', '--cfg-options', seeded),
-            f'train_cfg.max_epochs={args.epochs}',
-            # Evaluated with the others.
-            f'train_cfg.val_interval={args.epochs + 1}',
-            f'param_scheduler.1.T_max={args.epochs}',
-        )
-    reports = {}
-    for name, words in (
-        ('longer', ('--pruning-ratio', 0)),
-        ('recovered', ('--pruning-ratio', args.pruning_ratio)),
-        ('distilled', ('--pruning-ratio', args.pruning_ratio, '--distill')),
-    ):
-        report = out / name / 'report.json'
-        if not report.is_file():
-            run(
-                *(world, 'tools/prune_and_retrain.py', CONFIG),
-                *(dense / 'latest.pth', *words, '--mode', 'structured'),
-                *('--target', 'macs', '--importance', args.importance),
-                *('--prune-frozen', '--latency-runs', 5),
-                *('--fine-tune', '--retrain', '--seed', args.seed),
-                *('--fine-tune-epochs', args.retrain_epochs),
-                *('--output-dir', out / name, '--resume'),
-                *('--cfg-options', seeded),
-            )
-        reports[name] = json.loads(report.read_text())
-    metrics = {name: report['metrics'] for name, report in reports.items()}
-    return {
-        DENSE: metrics['recovered']['dense'],
-        LONGER: metrics['longer']['recovered'],
-        'pruned': metrics['recovered']['structured'],
-        RECOVERED: metrics['recovered']['recovered'],
-        'distilled': metrics['distilled']['recovered'],
-    }, reports['recovered']['models']
 
 
 def table(found: dict, models: dict) -> str:

@@ -14,14 +14,12 @@ the recovered model is more than a tenth behind.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from mini_world_runs import columns, dense_and_recovered, draw
+
 CONFIG = 'projects/configs/VAD/VAD_nano_mini_world.py'
 # Name, heading, decimals, and whether more is better.
 METRICS = (
@@ -41,9 +39,21 @@ def main() -> int:
     """Runs all, prints the table; returns the exit code."""
     args = _parse()
     out = Path(args.out).resolve()
-    world = _world(out / 'mini_world', args)
+    world = draw(out / 'mini_world', args.scenes)
     runs = [
-        _seed(out / f'seed_{seed}', world, seed, args) for seed in args.seeds
+        columns(
+            dense_and_recovered(
+                out / f'seed_{seed}',
+                world,
+                CONFIG,
+                seed,
+                args.epochs,
+                args.retrain_epochs,
+                args.pruning_ratio,
+                ('--round-to', args.round_to, '--latency-runs', 0),
+            )
+        )
+        for seed in args.seeds
     ]
     print(table(runs))
     missed = behind(runs)
@@ -65,71 +75,6 @@ def _parse() -> argparse.Namespace:
     add('--pruning-ratio', type=float, default=0.3)
     add('--round-to', type=int, default=8)
     return parser.parse_args()
-
-
-def _run(world: Path, *words: object) -> None:
-    words = [str(word) for word in words]
-    print('$ python', *words, flush=True)
-    environment = {**os.environ, 'MMPRUNE_MINI_WORLD': f'{world}/'}
-    subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, check=True
-    )
-
-
-def _world(world: Path, args: argparse.Namespace) -> Path:
-    if not world.is_dir():
-        _run(
-            *(world, 'tools/make_mini_world.py', world),
-            *('--scenes', args.scenes),
-        )
-    if not (world / 'vad_nuscenes_infos_temporal_val.pkl').is_file():
-        _run(
-            *(world, 'tools/create_data.py', 'nuscenes'),
-            *('--root-path', world),
-        )
-    return world
-
-
-def _seed(
-    folder: Path, world: Path, seed: int, args: argparse.Namespace
-) -> dict[str, dict[str, float]]:
-    """Returns the metrics of each column."""
-    dense = folder / 'dense'
-    seeded = f'randomness.seed={seed}'
-    if not (dense / f'epoch_{args.epochs}.pth').is_file():
-        _run(
-            *(world, 'tools/train.py', CONFIG, '--work-dir', dense),
-            *('--resume', '--cfg-options', seeded),
-            f'train_cfg.max_epochs={args.epochs}',
-            # Evaluated with the others.
-            f'train_cfg.val_interval={args.epochs + 1}',
-            f'param_scheduler.1.T_max={args.epochs}',
-        )
-    reports = {}
-    for name, words in (
-        ('longer', ('--pruning-ratio', 0)),
-        ('recovered', ('--pruning-ratio', args.pruning_ratio)),
-        ('distilled', ('--pruning-ratio', args.pruning_ratio, '--distill')),
-    ):
-        report = folder / name / 'report.json'
-        if not report.is_file():
-            _run(
-                *(world, 'tools/prune_and_retrain.py', CONFIG),
-                *(dense / 'latest.pth', *words, '--mode', 'structured'),
-                *('--round-to', args.round_to, '--seed', seed),
-                *('--fine-tune', '--retrain', '--latency-runs', 0),
-                *('--fine-tune-epochs', args.retrain_epochs),
-                *('--output-dir', folder / name, '--resume'),
-                *('--cfg-options', seeded),
-            )
-        reports[name] = json.loads(report.read_text())['metrics']
-    return {
-        'dense': reports['recovered']['dense'],
-        'dense, longer': reports['longer']['recovered'],
-        'pruned': reports['recovered']['structured'],
-        'recovered': reports['recovered']['recovered'],
-        'distilled': reports['distilled']['recovered'],
-    }
 
 
 def table(runs: list[dict[str, dict[str, float]]]) -> str:
