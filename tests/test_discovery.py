@@ -275,3 +275,15 @@ def test_nothing_found_holds_no_channels():
 
     model = Net(run, one=conv(3, 6), fc=nn.Linear(6, 5))
     assert reasons(model).keys() == {'fc'}
+
+
+def test_a_group_of_one_unit_is_not_asked_to_lose_it():
+    model = Net(
+        lambda net, x: net.last(net.norm(net.one(x))),
+        one=conv(3, 8),
+        norm=nn.GroupNorm(1, 8),
+        last=conv(8, 2),
+    )
+    assert found(model) == {}
+    why = reasons(model)['one']
+    assert why == 'every group keeps a unit, and this has one only'

@@ -189,6 +189,8 @@ def _group(
     )
     if not read:
         dense = dense or 'the channels are an output of the model'
+    if len(units) == 1:
+        dense = dense or 'every group keeps a unit, and this has one only'
     wide = any(tensors[name].ndim > 2 for name, _ in written + read)
     return PruneGroup(
         name=main[0].rpartition('.')[0] or main[0],
