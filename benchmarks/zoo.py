@@ -22,21 +22,21 @@ import re
 import resource
 import shutil
 import signal
-import statistics
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import distribution, version
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
+from zoo_page import OURS, STAGES, own_seconds, render, success  # noqa: E402
+
 import mmprune  # noqa: E402, F401
 from mmprune.atomic_file import save_json, write_whole  # noqa: E402
-from mmprune.run.report import markdown_table  # noqa: E402
 
 # Folders without a detector or segmenter of their own.
 NOT_DETECTORS = ('_base_', 'common', 'dsdl', 'reid', 'classification')
@@ -51,11 +51,7 @@ FAMILIES_3D = (
 # The smallest one does not build: mmdet's RPN does not tell this head how many
 # classes there are.
 INSTEAD = {'cascade_rpn': 'cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py'}
-STAGES = ('build', 'prune', 'reload', 'train', 'export', 'torch_pruning')
-# Without these a family is no success; the last is the peer's.
-OURS = ('build', 'prune', 'reload', 'train')
 PEER_LIMIT = 100  # CPU seconds; nine of ten of its successes take 5
-LEAST = 0.25  # of the prunable parameters that 30% of the units must hold
 
 
 def main() -> int:
@@ -80,7 +76,9 @@ def main() -> int:
         names = family_names(args.package)
         states = [s for s in finished(folder) if s['family'] in names]
         page = ROOT / 'docs' / page_name(args)
-        write_whole(page, render(states, args).encode())
+        missing = [n for n in names if n not in {s['family'] for s in states}]
+        text = render(states, missing, args.package, args.ratio)
+        write_whole(page, text.encode())
         save_json({s['family']: s for s in states}, page.with_suffix('.json'))
     return int(not all(map(success, done)))
 
@@ -287,134 +285,11 @@ def in_process(
     save_json(dict(found, seconds=round(time.process_time(), 1)), answer)
 
 
-def success(state: dict) -> bool:
-    """Whether all of our stages went through.
-
-    The export only has to where the dense model exports.
-    """
-    stages = state['stages']
-    exports = stages.get('export', '-')
-    return all(stages.get(stage) == 'ok' for stage in OURS) and (
-        exports == 'ok' or exports.startswith('-')
-    )
-
-
-def render(states: list[dict], args: argparse.Namespace) -> str:
-    """Returns the page about all families that were run."""
-    names_run = {s['family'] for s in states}
-    missing = [n for n in family_names(args.package) if n not in names_run]
-    ours = sum(map(success, states))
-    peer = sum(s['stages'].get('torch_pruning') == 'ok' for s in states)
-    spent = [own_seconds(s) for s in states if success(s)] or [0.0]
-    head = ('family', 'config', 'params M', 'MACs G', 'CPU s')
-    names = ('build', 'prune', 'reload', 'train', 'export', 'Torch-Pruning')
-    rows = [row(state) for state in states]
-    failed = [
-        f'- **{s["family"]}**, {stage}: {escaped(verdict)}'
-        for s in states
-        for stage, verdict in s['stages'].items()
-        if verdict not in ('ok', '-') and stage != 'torch_pruning'
-    ]
-    held = [
-        f'- **{s["family"]}**, {len(s["held"])}, as `{name}`: {escaped(why)}'
-        for s in states
-        for name, why in list(s.get('held', {}).items())[:1]
-    ]
-    failed.sort(key=lambda line: ', export: - (' in line)
-    return '\n'.join(
-        [
-            f'# The zoo of {args.package}, pruned from stock configs',
-            '',
-            f'Made by `python benchmarks/zoo.py{options(args)}` with '
-            f'{args.package} {version(args.package)}, torch '
-            f'{version("torch")}, torch-pruning {version("torch-pruning")}. '
-            'What one run has done the next one keeps.',
-            '',
-            f'**{ours} of {len(states)}** families pass every stage (of '
-            f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
-            f'not run); Torch-Pruning alone prunes {peer} so that they still '
-            'run, and none of its models goes back into a config. Median '
-            f'{statistics.median(spent):.0f} CPU seconds a family.',
-            '',
-            f'Each stage is a process of its own. *build*: from the config, '
-            'with random weights and calibrated batch norms; *prune*: '
-            f'{args.ratio:.0%} of the units by the front door, of the '
-            f'prunable parameters at least {least(args.ratio):.0%} gone, '
-            'masked equals pruned to 1e-4, written; *reload*: by a stock '
-            'Runner from the checkpoint, outputs bit-identical; *train*: one '
-            "step of the detector's own loss moves every parameter that a "
-            'step of the masked model moves; *export*: ONNX, where the dense '
-            'model exports (empty: it does not, or was not tried). Small '
-            'pictures. Torch-Pruning: its dependency graph and magnitude '
-            'pruner as in its README, the layers that write outputs left '
-            'out; ok if the model still predicts.',
-            '',
-            markdown_table([*head, *names], rows),
-            '',
-            '## What fails, and why',
-            '',
-            *(failed or ['Nothing.']),
-            '',
-            '## Groups that the comparison kept dense',
-            '',
-            *(held or ['None.']),
-            '',
-            '## Not run',
-            '',
-            ', '.join(missing) or 'None.',
-            '',
-        ]
-    )
-
-
 def plain(verdict: str, folder: Path) -> str:
     """Returns why a stage failed without paths of the machine."""
     return verdict.partition(', the current sys.path')[0].replace(
         f'{folder}/', ''
     )
-
-
-def escaped(verdict: str) -> str:
-    """Returns an error as text that is no link of a Markdown page."""
-    return verdict.replace('](', '] (')
-
-
-def options(args: argparse.Namespace) -> str:
-    asked = '' if args.package == 'mmdet' else f' --package {args.package}'
-    return asked if args.ratio == 0.3 else f'{asked} --ratio {args.ratio:g}'
-
-
-def least(ratio: float) -> float:
-    """The fraction of the prunable parameters that has to go."""
-    return LEAST * ratio / 0.3
-
-
-def own_seconds(state: dict) -> float:
-    return sum(v for k, v in state['seconds'].items() if k != 'torch_pruning')
-
-
-def row(state: dict) -> list[str]:
-    def change(key: str, scale: float) -> str:
-        if key not in state:
-            return ''
-        before, after = state[key]
-        return f'{before * scale:.1f} → {after * scale:.1f}'
-
-    def mark(verdict: str) -> str:
-        if verdict == 'ok':
-            return verdict
-        return '' if verdict.startswith('-') else 'fails'
-
-    marks = [mark(state['stages'].get(stage, '-')) for stage in STAGES]
-    config = state['config'].partition('/')[2]
-    return [
-        state['family'],
-        f'`{config}`',
-        change('params', 1e-6),
-        change('macs', 1e-9),
-        f'{own_seconds(state):.0f}',
-        *marks,
-    ]
 
 
 if __name__ == '__main__':

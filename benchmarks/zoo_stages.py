@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from zoo_page import least
 
 from mmprune.checkpoints.loading import load_model
 from mmprune.discovery.labels import tensors_in
@@ -220,7 +221,7 @@ def prune(work: Path, config: Path, ratio: float) -> dict:
     lost = 1 - sum(t['left'] for t in prunable) / sum(
         t['params'] for t in prunable
     )
-    if lost < 0.25 * ratio / 0.3:
+    if lost < least(ratio):
         return dict(found, verdict=f'only {lost:.1%} of the parameters go')
     return found
 

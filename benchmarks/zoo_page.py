@@ -1,0 +1,141 @@
+"""The page that `zoo.py` writes about the families it has run."""
+
+import statistics
+from importlib.metadata import version
+
+from mmprune.run.report import markdown_table
+
+STAGES = ('build', 'prune', 'reload', 'train', 'export', 'torch_pruning')
+# Without these a family is no success; the last is the peer's.
+OURS = ('build', 'prune', 'reload', 'train')
+LEAST = 0.25  # of the prunable parameters that 30% of the units must hold
+
+
+def success(state: dict) -> bool:
+    """Whether all of our stages went through.
+
+    The export only has to where the dense model exports.
+    """
+    stages = state['stages']
+    exports = stages.get('export', '-')
+    return all(stages.get(stage) == 'ok' for stage in OURS) and (
+        exports == 'ok' or exports.startswith('-')
+    )
+
+
+def render(
+    states: list[dict], missing: list[str], package: str, ratio: float
+) -> str:
+    """Returns the page about all families that were run.
+
+    Args:
+        states: What was found of each of them.
+        missing: Names of those that were not run.
+        package: Whose families they are.
+        ratio: Fraction of the units that was removed.
+    """
+    ours = sum(map(success, states))
+    peer = sum(s['stages'].get('torch_pruning') == 'ok' for s in states)
+    spent = [own_seconds(s) for s in states if success(s)] or [0.0]
+    head = ('family', 'config', 'params M', 'MACs G', 'CPU s')
+    names = ('build', 'prune', 'reload', 'train', 'export', 'Torch-Pruning')
+    rows = [row(state) for state in states]
+    failed = [
+        f'- **{s["family"]}**, {stage}: {escaped(verdict)}'
+        for s in states
+        for stage, verdict in s['stages'].items()
+        if verdict not in ('ok', '-') and stage != 'torch_pruning'
+    ]
+    held = [
+        f'- **{s["family"]}**, {len(s["held"])}, as `{name}`: {escaped(why)}'
+        for s in states
+        for name, why in list(s.get('held', {}).items())[:1]
+    ]
+    failed.sort(key=lambda line: ', export: - (' in line)
+    return '\n'.join(
+        [
+            f'# The zoo of {package}, pruned from stock configs',
+            '',
+            f'Made by `python benchmarks/zoo.py{options(package, ratio)}` '
+            f'with {package} {version(package)}, torch '
+            f'{version("torch")}, torch-pruning {version("torch-pruning")}. '
+            'What one run has done the next one keeps.',
+            '',
+            f'**{ours} of {len(states)}** families pass every stage (of '
+            f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
+            f'not run); Torch-Pruning alone prunes {peer} so that they still '
+            'run, and none of its models goes back into a config. Median '
+            f'{statistics.median(spent):.0f} CPU seconds a family.',
+            '',
+            f'Each stage is a process of its own. *build*: from the config, '
+            'with random weights and calibrated batch norms; *prune*: '
+            f'{ratio:.0%} of the units by the front door, of the '
+            f'prunable parameters at least {least(ratio):.0%} gone, '
+            'masked equals pruned to 1e-4, written; *reload*: by a stock '
+            'Runner from the checkpoint, outputs bit-identical; *train*: one '
+            "step of the detector's own loss moves every parameter that a "
+            'step of the masked model moves; *export*: ONNX, where the dense '
+            'model exports (empty: it does not, or was not tried). Small '
+            'pictures. Torch-Pruning: its dependency graph and magnitude '
+            'pruner as in its README, the layers that write outputs left '
+            'out; ok if the model still predicts.',
+            '',
+            markdown_table([*head, *names], rows),
+            '',
+            '## What fails, and why',
+            '',
+            *(failed or ['Nothing.']),
+            '',
+            '## Groups that the comparison kept dense',
+            '',
+            *(held or ['None.']),
+            '',
+            '## Not run',
+            '',
+            ', '.join(missing) or 'None.',
+            '',
+        ]
+    )
+
+
+def escaped(verdict: str) -> str:
+    """Returns an error as text that is no link of a Markdown page."""
+    return verdict.replace('](', '] (')
+
+
+def options(package: str, ratio: float) -> str:
+    asked = '' if package == 'mmdet' else f' --package {package}'
+    return asked if ratio == 0.3 else f'{asked} --ratio {ratio:g}'
+
+
+def least(ratio: float) -> float:
+    """The fraction of the prunable parameters that has to go."""
+    return LEAST * ratio / 0.3
+
+
+def own_seconds(state: dict) -> float:
+    return sum(v for k, v in state['seconds'].items() if k != 'torch_pruning')
+
+
+def row(state: dict) -> list[str]:
+    def change(key: str, scale: float) -> str:
+        if key not in state:
+            return ''
+        before, after = state[key]
+        return f'{before * scale:.1f} → {after * scale:.1f}'
+
+    def mark(verdict: str) -> str:
+        if verdict == 'ok':
+            return verdict
+        return '' if verdict.startswith('-') else 'fails'
+
+    marks = [mark(state['stages'].get(stage, '-')) for stage in STAGES]
+    config = state['config'].partition('/')[2]
+    return [
+        state['family'],
+        f'`{config}`',
+        change('params', 1e-6),
+        change('macs', 1e-9),
+        f'{own_seconds(state):.0f}',
+        *marks,
+    ]
