@@ -291,18 +291,40 @@ class Table:
         ]
         if not missing:
             return
-        dense = self.dense(seed)
-        path = dense
+        for kind in missing:
+            self.measure(name, seed, kind, self.checkpoint(name, seed, kind))
+
+    def checkpoint(self, name: str, seed: int, kind: str) -> Path:
+        """Returns the checkpoint of a row, made now if it is not there."""
+        path = dense = self.dense(seed)
         if name != 'dense':
             path = self.pruned(name, ARMS[name], seed, dense)
-        makers = {
-            'fp32': lambda: path,
-            'rtn': lambda: self.rounded(path, seed, 'rtn'),
-            'gptq': lambda: self.rounded(path, seed, 'gptq'),
-            'qkd': lambda: self.learnt(path, seed, dense),
+        if kind == 'fp32':
+            return path
+        if kind == 'qkd':
+            return self.learnt(path, seed, dense)
+        return self.rounded(path, seed, kind)
+
+    def latency(self, seed: int, arms: list[str], kinds: list[str]) -> None:
+        """Prints what one sentence takes, the models in turns."""
+        cfg = self.task(seed)
+        family = build_family(cfg)
+        models = {
+            f'{name}, {kind}': load_model(
+                cfg, self.checkpoint(name, seed, kind)
+            )
+            for name in arms
+            for kind in kinds
         }
-        for kind in missing:
-            self.measure(name, seed, kind, makers[kind]())
+        found = measure_latencies(
+            {
+                name: lambda m=model: family.single_frame(m)
+                for name, model in models.items()
+            },
+            self.args.latency_runs,
+        )
+        for name, milliseconds in found.items():
+            print(f'{name}: {milliseconds:.1f} ms')
 
     def removal(self, seed: int) -> None:
         """Prints masked against pruned, and latencies of batch 1 and 32."""
@@ -447,6 +469,7 @@ def main() -> None:
     add('--latency-runs', type=int, default=20)
     add('--overhead', type=int, default=0, help='timed steps of scoring')
     add('--removal', action='store_true', help='masked against pruned')
+    add('--latency', action='store_true', help='time arms in turns')
     args = parser.parse_args()
     unknown = set(args.arms) - {'dense', *ARMS}
     if unknown:
@@ -456,6 +479,8 @@ def main() -> None:
         table.overhead(args.seeds[0], args.overhead)
     if args.removal:
         table.removal(args.seeds[0])
+    if args.latency:
+        table.latency(args.seeds[0], args.arms, args.kinds)
     for seed in args.seeds:
         for name in args.arms:
             table.arm(name, seed, args.kinds)

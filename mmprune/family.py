@@ -184,9 +184,14 @@ def family_kind(cfg: Config) -> type | None:
     """Returns the class of a config's family, None where nothing names it."""
     if cfg.get('pruning') is not None:
         return TASK_UTILS.get(str(cfg.pruning.get('type')))
-    if cfg.get('default_scope') == 'mmdet':
+    if _is_stock_detector(cfg):
         return TASK_UTILS.get('mmprune.DetectorFamily')
     return None
+
+
+def _is_stock_detector(cfg: Config) -> bool:
+    scope = cfg.get('default_scope')
+    return cfg.get('pruning') is None and scope in ('mmdet', 'mmdet3d')
 
 
 def build_family(cfg: Config) -> Any:
@@ -195,8 +200,7 @@ def build_family(cfg: Config) -> Any:
     Raises:
         ValueError: If the config does not say how to prune its model.
     """
-    scope = cfg.get('default_scope')
-    if cfg.get('pruning') is None and scope in ('mmdet', 'mmdet3d'):
+    if _is_stock_detector(cfg):
         return TASK_UTILS.build(dict(type='mmprune.DetectorFamily', cfg=cfg))
     if cfg.get('pruning') is None:
         raise ValueError(

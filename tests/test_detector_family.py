@@ -9,9 +9,13 @@ from torch import nn
 
 from mmprune.checkpoints.loading import load_model
 from mmprune.checkpoints.writing import save_pruned
-from mmprune.families.detector import _in_training, drawn
+from mmprune.families.detector import (
+    DetectorFamily,
+    _in_training,
+    drawn,
+)
 from mmprune.families.drawn_picture import drawn_batch, trained_size
-from mmprune.family import build_family
+from mmprune.family import build_family, family_kind
 from mmprune.masks import mask_plan
 from mmprune.pruners import TOLERANCE, masked_difference
 from mmprune.run.options import PruningOptions
@@ -79,6 +83,13 @@ def test_a_stock_config_is_pruned_without_a_word_about_pruning(
     assert names == {'backbone', 'neck', 'bbox_head'}
     forward = build_family(cfg).forward
     assert masked_difference(model, plan, forward) < TOLERANCE
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmdet3d'])
+def test_a_stock_config_of_either_package_is_a_detectors(scope):
+    cfg = Config(dict(default_scope=scope))
+    assert family_kind(cfg) is DetectorFamily
+    assert isinstance(build_family(cfg), DetectorFamily)
 
 
 def test_masks_change_what_is_predicted(retinanet, pruned):
