@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..registry import DATASETS, FUNCTIONS
+from .sentence_tokenizer import load_sentence_tokenizer, padding
 from .sentiment import generate, vocabulary
-from .tokenizer import load_tokenizer, padding
 
 Rows = tuple[list[str], list[int]]
 
@@ -24,7 +24,7 @@ class Sentences(Dataset):
         texts: The sentences.
         labels: Class of each.
         classes: Names of the classes.
-        tokenizer: As for :func:`.tokenizer.load_tokenizer`.
+        tokenizer: As for :func:`.sentence_tokenizer.load_sentence_tokenizer`.
         max_length: Tokens of a sentence, special ones included; the rest is
             cut off.
         fraction: How much of the sentences is used, of each class the same.
@@ -50,7 +50,7 @@ class Sentences(Dataset):
                 f'found {max_length}'
             )
         chosen = _some_of_each(labels, fraction, seed)
-        self.tokenizer = load_tokenizer(tokenizer)
+        self.tokenizer = load_sentence_tokenizer(tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
         found = self.tokenizer.encode_batch([texts[i] for i in chosen])
@@ -78,7 +78,7 @@ class SST2(Sentences):
         data_root: Folder with ``train.tsv`` and ``dev.tsv`` (a line of
             column names, then sentence, tab, label); or ``glue`` to have the
             package ``datasets`` get them.
-        tokenizer: As for :func:`.tokenizer.load_tokenizer`.
+        tokenizer: As for :func:`.sentence_tokenizer.load_sentence_tokenizer`.
         kwargs: ``max_length``, ``fraction`` and ``seed`` of
             :class:`Sentences`.
 

@@ -1,4 +1,4 @@
-"""Tokenizers of texts: of a folder, a vocabulary, or a list of words."""
+"""Tokenizers of sentences: of a folder, a vocabulary, or a list of words."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 
 
-def load_tokenizer(source: str | Sequence[str]) -> Any:
+def load_sentence_tokenizer(source: str | Sequence[str]) -> Any:
     """Returns a tokenizer of the package ``tokenizers``.
 
     Args:
