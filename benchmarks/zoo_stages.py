@@ -31,6 +31,8 @@ torch.set_num_threads(1)
 
 # Regions of a picture that a stage hands on.
 REGIONS = 16
+# Points of a block of a room.
+POINTS = 512
 # How the reasons of groups begin that a comparison kept dense.
 CHECKED = ('the model does not run without', 'removing its units is not')
 # Sides of the pictures; some models need more than the smallest.
@@ -46,7 +48,7 @@ def build(work: Path, config: Path, ratio: float) -> dict:
     for_this_machine(cfg.model, Path(mmdet.__file__).parent / '.mim')
     if cfg.default_scope == 'mmdet':
         cfg.model.setdefault('data_preprocessor', PICTURES)
-    few_proposals(cfg.model)
+    few_regions(cfg.model)
     pipeline = cfg.test_dataloader.dataset.get('pipeline')
     if pipeline and not any('scale' in step for step in pipeline):
         # A camera of mmdet3d: as large as its data, which is not here.
@@ -98,12 +100,14 @@ def for_this_machine(node: object, wheel: Path) -> None:
             for_this_machine(part, wheel)
 
 
-def few_proposals(model: dict) -> None:
+def few_regions(model: dict) -> None:
     """Lets each stage hand on a few regions, and scores of any size pass.
 
     Random weights score all alike: a hundred regions would go through each
-    box and mask head.
+    box and mask head. Of a block of a room there are a few points.
     """
+    if 'num_points' in (model.get('test_cfg') or {}):
+        model.test_cfg.num_points = POINTS
     if 'num_proposals' in model.get('rpn_head', {}):  # learnt ones
         model.rpn_head.num_proposals = REGIONS
     for cfg in (model.get('train_cfg'), model.get('test_cfg')):
@@ -278,7 +282,7 @@ def moved(family: Family, model: nn.Module, least: float = 0.0) -> set[str]:
     Gradients below ``least`` of the largest one do not count.
     """
     # Of one picture some batch norms would see a single value.
-    batch = twice(family.small_batch(model))
+    batch = twice(family.small_batch(model, training=True))
     model.train()
     before = {n: p.clone() for n, p in model.named_parameters()}
     torch.manual_seed(0)

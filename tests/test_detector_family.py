@@ -204,6 +204,23 @@ def test_a_scene_holds_what_a_detector_of_mmdet3d_reads():
     assert (sample.gt_instances_3d.depths > 0).all()
 
 
+def test_a_room_is_tested_as_wide_as_a_block_without_its_coordinates():
+    """A segmentor adds to points where in the room they are, 3 numbers."""
+    mmdet3d = pytest.importorskip('mmdet3d')
+    configs = Path(mmdet3d.__file__).parent / '.mim' / 'configs'
+    rooms = Config.fromfile(
+        configs / 'dgcnn/dgcnn_4xb32-cosine-100e_s3dis-seg_test-area5.py'
+    )
+    tested, trained = (
+        drawn(rooms, 64, 96, training)['inputs']['points'][0]
+        for training in (False, True)
+    )
+    assert tested.shape[1] == 6  # x, y, z and colours
+    assert trained.shape[1] == rooms.model.backbone.in_channels == 9
+    block = rooms.model.test_cfg.block_size
+    assert (tested[:, :2].amax(0) - tested[:, :2].amin(0) <= block).all()
+
+
 def test_a_loss_is_that_of_training_while_norms_keep_their_statistics():
     """DETR's descendants compute half of their losses in training only."""
     from mmengine.model import BaseModel

@@ -42,7 +42,7 @@ class DetectorFamily(Family):
 
     def __init__(self, cfg: Config, num_batches: int = 8) -> None:
         super().__init__(cfg, (), num_batches)
-        self._batch: dict | None = None
+        self._side: int | None = None
         self._raw: bool | None = None
 
     def groups(self, model: nn.Module) -> Iterator[PruneGroup]:
@@ -64,7 +64,7 @@ class DetectorFamily(Family):
         batch = self.small_batch(model)
         outputs = [self._run(model, batch, 'predict')]
         if self._raw is None:
-            self._raw = self._has_raw_outputs(model)
+            self._raw = self._has_raw_outputs(model, batch)
         if self._raw:
             outputs.append(self._run(model, batch, 'tensor'))
         return list(tensors_in(outputs))
@@ -114,7 +114,9 @@ class DetectorFamily(Family):
             return found
 
         # `_forward` of some detectors is not kept up.
-        raw = not hasattr(model, 'roi_head') and self._has_raw_outputs(model)
+        raw = not hasattr(model, 'roi_head') and self._has_raw_outputs(
+            model, self._example
+        )
         return TensorPath([traced_part('model', model, call, pictures)])
 
     def batches(self) -> list[Any]:
@@ -151,14 +153,21 @@ class DetectorFamily(Family):
             return super()._example
         return drawn(self.cfg, *trained_size(self.cfg))
 
-    def small_batch(self, model: nn.Module) -> dict[str, list]:
+    def small_batch(self, model: nn.Module, training: bool = False) -> dict:
         """Returns a drawn picture, as small as the model runs on.
+
+        Args:
+            model: The model.
+            training: Whether it is as the training gives it.
 
         Raises:
             ValueError: If it runs on none.
         """
-        if self._batch is not None:
-            return self._batch
+        if self._side is None:
+            self._side = self._smallest_side(model)
+        return drawn(self.cfg, self._side, self._side, training)
+
+    def _smallest_side(self, model: nn.Module) -> int:
         for side in _SIDES:
             batch = drawn(self.cfg, side, side)
             try:
@@ -167,8 +176,7 @@ class DetectorFamily(Family):
             except Exception as error:  # whatever a model's own code raises
                 fault = f'{type(error).__name__}: {error}'
                 continue
-            self._batch = batch
-            return batch
+            return side
         raise ValueError(
             f'{self.cfg.filename}: the model does not run on a drawn picture '
             f'({fault[:200]}); name its groups as in docs/add_a_family.md'
@@ -181,9 +189,10 @@ class DetectorFamily(Family):
             ValueError: If the loss does not run.
         """
         outputs = self.forward(model)
+        batch = self.small_batch(model, training=True)
         try:
             with _in_training(model):
-                losses = self._run(model, self._batch, 'loss')
+                losses = self._run(model, batch, 'loss')
         except Exception as error:
             raise ValueError(
                 f'{self.cfg.filename}: the loss does not run on a drawn '
@@ -192,8 +201,7 @@ class DetectorFamily(Family):
             ) from error
         return [outputs, list(tensors_in(losses))]
 
-    def _has_raw_outputs(self, model: nn.Module) -> bool:
-        batch = self._batch or self._example
+    def _has_raw_outputs(self, model: nn.Module, batch: Any) -> bool:
         try:
             with torch.no_grad():
                 return bool(
@@ -216,10 +224,13 @@ class DetectorFamily(Family):
             return super().loss(model, batch)
 
 
-def drawn(cfg: Config, height: int, width: int) -> dict[str, Any]:
+def drawn(
+    cfg: Config, height: int, width: int, training: bool = False
+) -> dict[str, Any]:
     """Returns a batch of one drawn picture or scene for a config."""
-    draw = drawn_scene if cfg.default_scope == 'mmdet3d' else drawn_batch
-    return draw(cfg, height, width)
+    if cfg.default_scope == 'mmdet3d':
+        return drawn_scene(cfg, height, width, training)
+    return drawn_batch(cfg, height, width)
 
 
 @contextmanager

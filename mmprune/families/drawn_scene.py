@@ -21,7 +21,9 @@ _ROOM = (-3.0, -3.0, 0.0, 3.0, 3.0, 2.5)
 _POINTS = 4096
 
 
-def drawn_scene(cfg: Config, height: int, width: int) -> dict[str, Any]:
+def drawn_scene(
+    cfg: Config, height: int, width: int, training: bool = False
+) -> dict[str, Any]:
     """Returns a batch of one scene, as a dataloader of the config gives it.
 
     Three boxes stand on a floor. The batch holds what the config's pipelines
@@ -32,6 +34,7 @@ def drawn_scene(cfg: Config, height: int, width: int) -> dict[str, Any]:
         cfg: A config of mmdet3d.
         height: Of the picture, in pixels.
         width: Of the picture, in pixels.
+        training: Whether it is for the loss: points may be wider then.
     """
     from mmdet3d.structures import Det3DDataSample, PointData
 
@@ -68,7 +71,12 @@ def drawn_scene(cfg: Config, height: int, width: int) -> dict[str, Any]:
     sample.gt_instances_3d = InstanceData(bboxes_3d=boxes, labels_3d=labels)
     inputs: dict[str, list] = {}
     if 'points' in packed:
-        points, owner = _points(area, boxes, _point_size(cfg))
+        size = _point_size(cfg)
+        tested = cfg.model.get('test_cfg') or {}
+        if not training and tested.get('use_normalized_coord'):
+            size -= 3  # the model itself adds where in the room a point is
+        count = min(_POINTS, tested.get('num_points') or _POINTS)
+        points, owner = _points(area, boxes, count, size)
         inputs['points'] = [points]
         of_point = torch.cat([labels, torch.tensor([classes - 1])])[owner]
         sample.gt_pts_seg = PointData(
@@ -99,7 +107,12 @@ def _area(cfg: Config) -> tuple[float, ...]:
             if len(found) == 6:
                 return tuple(found)
     own = cfg.get('point_cloud_range')
-    return tuple(own) if own and len(own) == 6 else _ROOM
+    if own and len(own) == 6:
+        return tuple(own)
+    block = (cfg.model.get('test_cfg') or {}).get('block_size')
+    if block:  # a room is tested block by block: it is as wide as one
+        return (-block / 2, -block / 2, 0.0, block / 2, block / 2, _ROOM[5])
+    return _ROOM
 
 
 def _coordinates(cfg: Config) -> str:
@@ -161,16 +174,18 @@ def _point_size(cfg: Config) -> int:
     return 4
 
 
-def _points(area: Tensor, boxes: Any, size: int) -> tuple[Tensor, Tensor]:
-    """Returns ``[n, size]`` points and the thing of each, the floor last."""
+def _points(
+    area: Tensor, boxes: Any, count: int, size: int
+) -> tuple[Tensor, Tensor]:
+    """Returns ``[count, size]`` points and the thing of each; floor last."""
     generator = torch.Generator().manual_seed(0)
     low, high = area.view(2, 3)
     middle = (low + high) / 2
     half = (high - low).clamp(max=40.0) / 2 * 0.9
-    spread = torch.rand(_POINTS, size, generator=generator)
+    spread = torch.rand(count, size, generator=generator)
     points = spread.clone()
     points[:, :3] = middle + (2 * spread[:, :3] - 1) * half
-    owner = torch.arange(_POINTS) % (2 * len(boxes))
+    owner = torch.arange(count) % (2 * len(boxes))
     owner = owner.clamp(max=len(boxes))
     for i, corners in enumerate(boxes.corners):
         near, far = corners.amin(0), corners.amax(0)
