@@ -330,12 +330,15 @@ def torch_pruning(work: Path, config: Path, ratio: float) -> dict | None:
     model = load_model(cfg, work / 'dense.pth')
     model.eval()
     family = build_family(cfg)
-    batch = family.small_batch(model)
+    # Raw outputs are of points as in training; some models predict only.
+    batch, mode = family.small_batch(model, training=True), 'tensor'
+    if not family.has_raw_outputs(model, batch):
+        batch, mode = family.small_batch(model), 'predict'
     data = model.data_preprocessor(batch, False)
     before = sum(p.numel() for p in model.parameters())
 
     def forward(model: nn.Module, inputs: dict) -> list[Tensor]:
-        found = tensors_in(model(**inputs, mode='tensor'))
+        found = tensors_in(model(**copy.deepcopy(inputs), mode=mode))
         return [t for t in found if t.requires_grad]
 
     pruner = tp.pruner.MagnitudePruner(

@@ -64,7 +64,7 @@ class DetectorFamily(Family):
         batch = self.small_batch(model)
         outputs = [self._run(model, batch, 'predict')]
         if self._raw is None:
-            self._raw = self._has_raw_outputs(model, batch)
+            self._raw = self.has_raw_outputs(model, batch)
         if self._raw:
             outputs.append(self._run(model, batch, 'tensor'))
         return list(tensors_in(outputs))
@@ -114,7 +114,7 @@ class DetectorFamily(Family):
             return found
 
         # `_forward` of some detectors is not kept up.
-        raw = not hasattr(model, 'roi_head') and self._has_raw_outputs(
+        raw = not hasattr(model, 'roi_head') and self.has_raw_outputs(
             model, self._example
         )
         return TensorPath([traced_part('model', model, call, pictures)])
@@ -201,7 +201,8 @@ class DetectorFamily(Family):
             ) from error
         return [outputs, list(tensors_in(losses))]
 
-    def _has_raw_outputs(self, model: nn.Module, batch: Any) -> bool:
+    def has_raw_outputs(self, model: nn.Module, batch: Any) -> bool:
+        """Returns whether ``mode='tensor'`` gives tensors."""
         try:
             with torch.no_grad():
                 return bool(

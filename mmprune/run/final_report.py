@@ -1,6 +1,7 @@
 """Several models of one task in one table and one picture."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -210,7 +211,10 @@ def _kept(checkpoint: Mapping, cfg: Config, kind: str) -> list[int]:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws accuracy over GFLOPs; the area of a point is its size on disk."""
+    """Draws accuracy over GFLOPs; the area of a point is its size on disk.
+
+    A line through a point is one standard error to both sides.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
@@ -229,12 +233,22 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             color=f'C{number}',
             label=_label(row),
         )
+        share = row['accuracy']
+        axes.errorbar(
+            row['gflops'],
+            share,
+            math.sqrt(share * (1 - share) / row['n_eval']),
+            color=f'C{number}',
+            alpha=0.4,
+            zorder=0,
+        )
     axes.set_xlabel(f'GFLOPs at {rows[0]["seq_len"]} tokens (2 per MAC)')
     axes.set_ylabel(f'accuracy on {rows[0]["n_eval"]} sentences')
     axes.margins(0.25)
     axes.grid(alpha=0.3)
     legend = axes.legend(
-        title='circle 32 bits, square 4 bits; area: size on disk',
+        title='circle 32 bits, square 4 bits; area: size on disk; '
+        'line: a standard error to both sides',
         fontsize=8,
         title_fontsize=8,
         loc='upper center',
