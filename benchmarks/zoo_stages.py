@@ -33,6 +33,8 @@ torch.set_num_threads(1)
 REGIONS = 16
 # Points of a block of a room.
 POINTS = 512
+# Times by which a voxel is longer and wider.
+COARSER = 8
 # How the reasons of groups begin that a comparison kept dense.
 CHECKED = ('the model does not run without', 'removing its units is not')
 # Sides of the pictures; some models need more than the smallest.
@@ -104,8 +106,12 @@ def few_regions(model: dict) -> None:
     """Lets each stage hand on a few regions, and scores of any size pass.
 
     Random weights score all alike: a hundred regions would go through each
-    box and mask head. Of a block of a room there are a few points.
+    box and mask head. Of a block of a room there are a few points, and a
+    space has fewer voxels.
     """
+    if 'n_voxels' in model:
+        across, along, high = model.n_voxels
+        model.n_voxels = (across // COARSER, along // COARSER, high)
     if 'num_points' in (model.get('test_cfg') or {}):
         model.test_cfg.num_points = POINTS
     if 'num_proposals' in model.get('rpn_head', {}):  # learnt ones

@@ -204,6 +204,21 @@ def test_a_scene_holds_what_a_detector_of_mmdet3d_reads():
     assert (sample.gt_instances_3d.depths > 0).all()
 
 
+@pytest.mark.parametrize(
+    ('name', 'floor'),
+    [  # of 18 classes, and of 20
+        ('votenet/votenet_8xb8_scannet-3d.py', 18),
+        ('pointnet2/pointnet2_ssg_2xb16-cosine-200e_scannet-seg.py', 19),
+    ],
+)
+def test_the_floor_is_no_object_and_of_a_class(name, floor):
+    mmdet3d = pytest.importorskip('mmdet3d')
+    configs = Path(mmdet3d.__file__).parent / '.mim' / 'configs'
+    (sample,) = drawn(Config.fromfile(configs / name), 64, 96)['data_samples']
+    of_point = sample.gt_pts_seg.pts_semantic_mask
+    assert of_point.unique().tolist() == [0, 1, 2, floor]
+
+
 def test_a_room_is_tested_as_wide_as_a_block_without_its_coordinates():
     """A segmentor adds to points where in the room they are, 3 numbers."""
     mmdet3d = pytest.importorskip('mmdet3d')

@@ -78,7 +78,10 @@ def drawn_scene(
         count = min(_POINTS, tested.get('num_points') or _POINTS)
         points, owner = _points(area, boxes, count, size)
         inputs['points'] = [points]
-        of_point = torch.cat([labels, torch.tensor([classes - 1])])[owner]
+        # A detector knows no class of the floor, and its points vote for
+        # nothing; a segmentor has one for every point.
+        floor = classes - ('decode_head' in cfg.model)
+        of_point = torch.cat([labels, torch.tensor([floor])])[owner]
         sample.gt_pts_seg = PointData(
             pts_semantic_mask=of_point, pts_instance_mask=owner
         )
