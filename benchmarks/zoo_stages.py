@@ -111,7 +111,7 @@ def few_regions(model: dict) -> None:
     """
     if 'n_voxels' in model:
         across, along, high = model.n_voxels
-        model.n_voxels = (across // COARSER, along // COARSER, high)
+        model.n_voxels = [across // COARSER, along // COARSER, high]
     if 'num_points' in (model.get('test_cfg') or {}):
         model.test_cfg.num_points = POINTS
     if 'num_proposals' in model.get('rpn_head', {}):  # learnt ones

@@ -107,7 +107,7 @@ class Family:
                 f'{self.cfg.filename} has no `train_dataloader` to calibrate '
                 'on; add it, or choose a criterion that needs no data'
             )
-        with _seeded(0):
+        with seeded(0):
             loader = _loader(self.cfg.train_dataloader, self.cfg)
             return list(islice(loader, self.num_batches))
 
@@ -164,7 +164,7 @@ class Family:
     @cached_property
     def _example(self) -> Any:
         loader = {**self.cfg[self._example_key], 'batch_size': 1}
-        with _seeded(0):
+        with seeded(0):
             return next(iter(_loader(loader, self.cfg)))
 
 
@@ -258,8 +258,8 @@ def _loader(loader: dict, cfg: Config) -> Any:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Makes augmentation repeatable; the generators are left as they were."""
+def seeded(seed: int) -> Iterator[None]:
+    """Makes what is random repeatable; the generators stay as they were."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)

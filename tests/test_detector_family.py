@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -256,6 +257,23 @@ def test_a_loss_is_that_of_training_while_norms_keep_their_statistics():
     torch.testing.assert_close(loss, model.norm(x).sum() + 1)
     assert not model.training
     assert model.norm.num_batches_tracked == 0
+
+
+def test_what_a_model_draws_is_the_same_in_every_run():
+    """A segmentor draws the points of a block that it looks at."""
+    from mmengine.model import BaseModel
+
+    class Segmentor(BaseModel):
+        def forward(self, inputs, data_samples, mode):
+            return torch.rand(3), torch.from_numpy(np.random.rand(3))
+
+    family = build_family(stock('retinanet/retinanet_r18_fpn_1x_coco.py'))
+    torch.manual_seed(1)
+    one, other = (family.forward(Segmentor()) for _ in range(2))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
 
 
 class Branches(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..discovery import discovered_groups
 from ..discovery.labels import tensors_in
-from ..family import Family
+from ..family import Family, seeded
 from ..groups import PruneGroup
 from ..registry import TASK_UTILS
 from ..tensor_path import TensorPath, traced_part
@@ -216,7 +216,9 @@ class DetectorFamily(Family):
     def _run(self, model: nn.Module, batch: Any, mode: str) -> Any:
         data = copy.deepcopy(batch)
         data = model.data_preprocessor(data, mode == 'loss')
-        return model(**data, mode=mode)
+        # A segmentor of rooms draws the points that it looks at.
+        with seeded(0):
+            return model(**data, mode=mode)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Returns the model's own loss on a batch."""
