@@ -289,8 +289,6 @@ class Table:
             for kind in kinds
             if not self.done(arm=name, seed=seed, kind=kind)
         ]
-        if not missing:
-            return
         for kind in missing:
             self.measure(name, seed, kind, self.checkpoint(name, seed, kind))
 
@@ -321,7 +319,7 @@ class Table:
                 name: lambda m=model: family.single_frame(m)
                 for name, model in models.items()
             },
-            self.args.latency_runs,
+            max(1, self.args.latency_runs),
         )
         for name, milliseconds in found.items():
             print(f'{name}: {milliseconds:.1f} ms')

@@ -34,9 +34,9 @@ METHODS = {
     'one shot': (REFILL, True, False),
     'one shot, by chance': (REFILL, True, True),
 }
-STEPS = 79  # of an epoch: 5,000 pictures in batches of 64
-# Sum of rate times progress of a round, by its first rate and its steps: the
-# cosine's 1/4 - 1/pi^2.
+STEPS = 79  # of an epoch: the 5,000 pictures in batches of 64
+# Least sum of rate times progress of a round, by its first rate and its steps:
+# that of a cosine without a warm-up, 1/4 - 1/pi^2.
 PULLED = 0.149
 
 
@@ -90,7 +90,12 @@ def train(folder: Path, config: dict) -> list[dict]:
     """Returns the rounds of a run in a folder, which is made or finished."""
     path = folder / 'config.py'
     lines = [f'{key} = {value!r}' for key, value in config.items()]
-    write_whole(path, ('\n'.join(lines) + '\n').encode())
+    text = '\n'.join(lines) + '\n'
+    if path.is_file() and path.read_text() != text:
+        sys.exit(
+            f'{folder} was made with other settings; choose another --out'
+        )
+    write_whole(path, text.encode())
     if not (folder / 'report.json').is_file():
         subprocess.run(
             [sys.executable, 'tools/train.py', str(path), '--work-dir']
@@ -128,7 +133,7 @@ def method_config(
         pruner=pruner,
     )
     if base == RSST:
-        # Leaves exp(-10) of the norm.
+        # Leaves at most exp(-10) of the norm.
         pulled = PULLED * args.lr * args.epochs * STEPS
         rounds['decay'] = dict(strength=10 / pulled)
     return dict(

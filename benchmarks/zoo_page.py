@@ -76,9 +76,11 @@ def render(
             "step of the detector's own loss moves every parameter that a "
             'step of the masked model moves; *export*: ONNX, where the dense '
             'model exports (empty: it does not, or was not tried). Small '
-            'pictures. Torch-Pruning: its dependency graph and magnitude '
-            'pruner as in its README, the layers that write outputs left '
-            'out; ok if the model still predicts.',
+            'pictures, and few points and voxels. Torch-Pruning: its '
+            'dependency graph and magnitude pruner as in its README, on raw '
+            'outputs or, where there are none, on predictions, the layers '
+            'that write outputs left out; ok if the model still predicts '
+            'and has lost a tenth of its parameters.',
             '',
             markdown_table([*head, *names], rows),
             '',

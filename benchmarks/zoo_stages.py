@@ -274,7 +274,7 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
     mask_plan(masked, small.pruning_plan)
     # A bias of keys changes no softmax: what it gets is rounding.
     family = build_family(cfg)
-    lost = sorted(moved(family, masked, least=1e-6) - moved(family, small))
+    lost = sorted(moved(family, masked, 1e-6) - moved(family, small))
     if lost:
         return dict(
             verdict=f'{len(lost)} parameters do not move, as {lost[0]}'
@@ -282,10 +282,10 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
     return None
 
 
-def moved(family: Family, model: nn.Module, least: float = 0.0) -> set[str]:
+def moved(family: Family, model: nn.Module, smallest: float = 0.0) -> set[str]:
     """Returns which parameters have a gradient and move in a step.
 
-    Gradients below ``least`` of the largest one do not count.
+    Gradients below ``smallest`` of the largest one do not count.
     """
     # Of one picture some batch norms would see a single value.
     batch = twice(family.small_batch(model, training=True))
@@ -301,7 +301,7 @@ def moved(family: Family, model: nn.Module, least: float = 0.0) -> set[str]:
         for name, p in model.named_parameters()
         if p.grad is not None and p.numel()
     }
-    enough = least * max(sizes.values())
+    enough = smallest * max(sizes.values())
     return {
         name
         for name, p in model.named_parameters()

@@ -261,7 +261,9 @@ def _loader(loader: dict, cfg: Config) -> Any:
 def seeded(seed: int) -> Iterator[None]:
     """Makes what is random repeatable; the generators stay as they were."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    used = torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count() if used else 0)
+    with torch.random.fork_rng(devices):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmprune.run import named_runs
-from mmprune.run.final_report import STEPS
+from mmprune.run.final_report import STEPS, draw
 
 GUIDES = Path(__file__).resolve().parents[1] / 'tools' / 'guides'
 SMALL = (
@@ -189,3 +189,19 @@ def test_a_step_without_the_one_before_says_so(door, tmp_path, capsys):
     with pytest.raises(SystemExit):
         door(8).main(['--data', 'sst2', '--models_dir', str(tmp_path)])
     assert '--data and --encoder go together' in capsys.readouterr().err
+
+
+def test_the_picture_shows_standard_errors(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    seen, errorbar = [], Axes.errorbar
+
+    def watched(self, x, y, error, **options):
+        seen.append((x, y, error))
+        return errorbar(self, x, y, error, **options)
+
+    monkeypatch.setattr(Axes, 'errorbar', watched)
+    row = dict(name='dense', accuracy=0.8, n_eval=100, gflops=2.0, seq_len=8)
+    row |= dict(size_mb_on_disk=1.0, weight_bits=32, latency_ms=1.0)
+    draw([row], tmp_path / 'final_report.png')
+    assert seen == [(2.0, 0.8, pytest.approx(0.04))]  # sqrt(.8 x .2 / 100)
