@@ -26,13 +26,14 @@ CONFIGS = ROOT / 'projects' / 'configs' / 'vit'
 REFILL = 'vit_tiny_cifar10_refill_70p.py'
 RSST = 'vit_tiny_cifar10_rsst_70p.py'
 CHANCE = dict(_delete_=True, type='mmprune.Random')
-# Name -> config, whether there is one pruning only, and whether by chance.
+# Name -> config, rounds where they are not those of --rounds, and whether
+# units go by chance. The first round prunes nothing.
 METHODS = {
-    'dense': (REFILL, None, False),
-    'Refill': (REFILL, False, False),
-    'RSST': (RSST, False, False),
-    'one shot': (REFILL, True, False),
-    'one shot, by chance': (REFILL, True, True),
+    'dense': (REFILL, 1, False),
+    'Refill': (REFILL, None, False),
+    'RSST': (RSST, None, False),
+    'one shot': (REFILL, 2, False),
+    'one shot, by chance': (REFILL, 2, True),
 }
 STEPS = 79  # of an epoch: the 5,000 pictures in batches of 64
 # Least sum of rate times progress of a round, by its first rate and its steps:
@@ -121,12 +122,12 @@ def method_config(
     args: argparse.Namespace, name: str, seed: int, start: Path
 ) -> dict:
     """A method from the first weights on."""
-    base, at_once, by_chance = METHODS[name]
+    base, rounds, by_chance = METHODS[name]
     pruner = dict(sparsity=dict(head=args.heads, neuron=args.neurons))
     if by_chance:
         pruner['importance'] = dict(CHANCE, seed=seed)
-    rounds = dict(
-        rounds=1 if at_once is None else 2 if at_once else args.rounds,
+    loop = dict(
+        rounds=rounds or args.rounds,
         epochs=args.epochs,
         val_interval=args.epochs,
         init=str(start),
@@ -135,10 +136,10 @@ def method_config(
     if base == RSST:
         # Leaves at most exp(-10) of the norm.
         pulled = PULLED * args.lr * args.epochs * STEPS
-        rounds['decay'] = dict(strength=10 / pulled)
+        loop['decay'] = dict(strength=10 / pulled)
     return dict(
         _base_=[str(CONFIGS / base)],
-        train_cfg=rounds,
+        train_cfg=loop,
         optim_wrapper=dict(optimizer=dict(lr=args.lr)),
         param_scheduler=schedule(args.epochs, 0.2),
         randomness=dict(seed=seed),

@@ -33,7 +33,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
-from zoo_page import OURS, STAGES, own_seconds, render, success  # noqa: E402
+from zoo_page import render  # noqa: E402
+from zoo_verdicts import OURS, STAGES, own_seconds, success  # noqa: E402
 
 import mmprune  # noqa: E402, F401
 from mmprune.atomic_file import save_json, write_whole  # noqa: E402

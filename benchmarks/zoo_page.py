@@ -3,24 +3,9 @@
 import statistics
 from importlib.metadata import version
 
+from zoo_verdicts import STAGES, least, own_seconds, success
+
 from mmprune.run.report import markdown_table
-
-STAGES = ('build', 'prune', 'reload', 'train', 'export', 'torch_pruning')
-# Without these a family is no success; the last is the peer's.
-OURS = ('build', 'prune', 'reload', 'train')
-LEAST = 0.25  # of the prunable parameters that 30% of the units must hold
-
-
-def success(state: dict) -> bool:
-    """Whether all of our stages went through.
-
-    The export only has to where the dense model exports.
-    """
-    stages = state['stages']
-    exports = stages.get('export', '-')
-    return all(stages.get(stage) == 'ok' for stage in OURS) and (
-        exports == 'ok' or exports.startswith('-')
-    )
 
 
 def render(
@@ -108,15 +93,6 @@ def escaped(verdict: str) -> str:
 def options(package: str, ratio: float) -> str:
     asked = '' if package == 'mmdet' else f' --package {package}'
     return asked if ratio == 0.3 else f'{asked} --ratio {ratio:g}'
-
-
-def least(ratio: float) -> float:
-    """The fraction of the prunable parameters that has to go."""
-    return LEAST * ratio / 0.3
-
-
-def own_seconds(state: dict) -> float:
-    return sum(v for k, v in state['seconds'].items() if k != 'torch_pruning')
 
 
 def row(state: dict) -> list[str]:

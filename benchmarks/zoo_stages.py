@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from zoo_page import least
+from zoo_verdicts import least
 
 from mmprune.checkpoints.loading import load_model
 from mmprune.discovery.labels import tensors_in
