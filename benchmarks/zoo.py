@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 from zoo_page import render  # noqa: E402
-from zoo_verdicts import OURS, STAGES, own_seconds, success  # noqa: E402
+from zoo_verdicts import OURS, RULES, STAGES, own_seconds, success  # noqa: E402
 
 import mmprune  # noqa: E402, F401
 from mmprune.atomic_file import save_json, write_whole  # noqa: E402
@@ -100,7 +100,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument('--ratio', type=float, default=0.3)
     parser.add_argument(
-        '--limit', type=int, default=180, help='CPU seconds for a family'
+        '--limit', type=int, default=300, help='CPU seconds for a family'
     )
     parser.add_argument(
         '--again', action='store_true', help='repeat those that failed'
@@ -117,13 +117,14 @@ def page_name(args: argparse.Namespace) -> str:
 
 
 def take_known(folder: Path, args: argparse.Namespace) -> None:
-    """Lays down what another machine has found, where nothing is yet."""
+    """Lays down what another machine has found by the same rules, where
+    nothing is yet."""
     path = (ROOT / 'docs' / page_name(args)).with_suffix('.json')
     known = json.loads(path.read_text()) if path.exists() else {}
     folder.mkdir(parents=True, exist_ok=True)
     for name, state in known.items():
         file = folder / f'{name}.json'
-        if not file.exists():
+        if not file.exists() and state.get('rules') == RULES:
             save_json(state, file)
 
 
@@ -140,7 +141,7 @@ def finished(folder: Path) -> list[dict]:
             },
         )
         for state in found
-        if state.get('finished')
+        if state.get('finished') and state.get('rules') == RULES
     ]
 
 
@@ -202,10 +203,13 @@ def run_family(
     """Runs the stages of a family that are not done; returns its state."""
     state_file, work = folder / f'{name}.json', folder / name
     inside = inside_wheel(str(config))
-    state = dict(family=name, config=inside, stages={}, seconds={})
+    state = dict(
+        family=name, config=inside, rules=RULES, stages={}, seconds={}
+    )
     if state_file.exists() and not args.fresh:
         known = json.loads(state_file.read_text())
-        if inside_wheel(known['config']) == inside:
+        same = inside_wheel(known['config']) == inside
+        if same and known.get('rules') == RULES:
             state = known
     if state.get('finished') and (success(state) or not args.again):
         return state

@@ -7,6 +7,12 @@ from zoo_verdicts import STAGES, least, own_seconds, success
 
 from mmprune.run.report import markdown_table
 
+# Which folders of a wheel are asked about.
+CHOSEN = {
+    'mmdet': '',
+    'mmdet3d': ' without sparse convolutions',
+}
+
 
 def render(
     states: list[dict], missing: list[str], package: str, ratio: float
@@ -21,6 +27,7 @@ def render(
     """
     ours = sum(map(success, states))
     peer = sum(s['stages'].get('torch_pruning') == 'ok' for s in states)
+    exported = sum(s['stages'].get('export') == 'ok' for s in states)
     spent = [own_seconds(s) for s in states if success(s)] or [0.0]
     head = ('family', 'config', 'params M', 'MACs G', 'CPU s')
     names = ('build', 'prune', 'reload', 'train', 'export', 'Torch-Pruning')
@@ -46,26 +53,32 @@ def render(
             f'{version("torch")}, torch-pruning {version("torch-pruning")}. '
             'What one run has done the next one keeps.',
             '',
-            f'**{ours} of {len(states)}** families pass every stage (of '
-            f'{len(states) + len(missing)} of the wheel, {len(missing)} were '
-            f'not run); Torch-Pruning alone prunes {peer} so that they still '
-            'run, and none of its models goes back into a config. Median '
+            f'**{ours} of {len(states)}** families pass every stage, '
+            f'{exported} of them with an ONNX file ({len(missing)} of '
+            f'{len(states) + len(missing)} were not run). A family is one '
+            'config of each folder of the wheel that holds a detector or '
+            'segmenter' + CHOSEN[package] + '; some folders hold the same '
+            'architecture. Torch-Pruning alone prunes '
+            f'{peer} so that they still run, as Python objects: no config '
+            'builds them. Median '
             f'{statistics.median(spent):.0f} CPU seconds a family.',
             '',
-            f'Each stage is a process of its own. *build*: from the config, '
+            'Each stage is a process of its own. *build*: from the config, '
             'with random weights and calibrated batch norms; *prune*: '
-            f'{ratio:.0%} of the units by the front door, of the '
-            f'prunable parameters at least {least(ratio):.0%} gone, '
+            f'{ratio:.0%} of the units by the front door, of the parameters '
+            f'that hold units which may go at least {least(ratio):.0%} gone, '
             'masked equals pruned to 1e-4, written; *reload*: by a stock '
             'Runner from the checkpoint, outputs bit-identical; *train*: one '
             "step of the detector's own loss moves every parameter that a "
-            'step of the masked model moves; *export*: ONNX, where the dense '
-            'model exports (empty: it does not, or was not tried). Small '
-            'pictures, and few points and voxels. Torch-Pruning: its '
-            'dependency graph and magnitude pruner as in its README, on raw '
-            'outputs or, where there are none, on predictions, the layers '
-            'that write outputs left out; ok if the model still predicts '
-            'and has lost a tenth of its parameters.',
+            'step of the masked model moves by more than rounding (a '
+            'millionth of the largest gradient); *export*: ONNX, where the '
+            'dense model exports (empty: it does not, or was not tried). '
+            'Small pictures, and few points and voxels. Torch-Pruning: its '
+            'dependency graph and magnitude pruner as in its README, nothing '
+            'frozen, on raw outputs, else predictions, else losses, the '
+            'layers that write them left out; ok if the model still predicts '
+            'and has lost a tenth of its parameters, or as much as ours if '
+            'that is less.',
             '',
             markdown_table([*head, *names], rows),
             '',

@@ -61,7 +61,7 @@ def unit_tables(
         kinds=kind_rows(rows),
         uncovered=uncovered_rows(dense, groups, reason),
         modules=module_rows(shapes, model),
-        tensors=tensor_rows(shapes, model),
+        tensors=tensor_rows(shapes, model, groups),
     )
 
 
@@ -82,13 +82,25 @@ def module_rows(dense: Shapes, model: nn.Module) -> list[dict]:
     return rows
 
 
-def tensor_rows(dense: Shapes, model: nn.Module) -> list[dict]:
-    """Returns one row per parameter: its elements before and after.
+def tensor_rows(
+    dense: Shapes, model: nn.Module, groups: list[PruneGroup]
+) -> list[dict]:
+    """Returns one row per parameter: its elements before and after, and the
+    groups whose units it holds.
 
     Zeros of the pruned model count as left.
     """
+    owners: dict[str, dict[str, None]] = {}
+    for group in groups:
+        for part in group.slices:
+            owners.setdefault(part.tensor, {})[group.name] = None
     return [
-        dict(tensor=name, params=math.prod(dense[name]), left=p.numel())
+        dict(
+            tensor=name,
+            params=math.prod(dense[name]),
+            left=p.numel(),
+            groups=list(owners.get(name, ())),
+        )
         for name, p in model.named_parameters()
     ]
 

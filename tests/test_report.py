@@ -10,6 +10,7 @@ from mmprune.removed import (
     group_rows,
     kind_rows,
     module_rows,
+    tensor_rows,
     uncovered_rows,
 )
 from mmprune.run.report import markdown, summary_table
@@ -42,6 +43,18 @@ def test_sparsity_per_tensor_counts_zeros_and_removed_elements():
     dense['0.weight'] = (4, 4)
     rows = {r['tensor']: r['sparsity'] for r in module_rows(dense, model)}
     assert rows == {'0.weight': 0.5, '1.weight': 0.25}
+
+
+def test_rows_of_tensors_name_the_groups_whose_units_they_hold():
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))
+    dense = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    dense['0.weight'] = (4, 4)
+    reader = PruneGroup('b', 'channel', 8, (), (Slice('0.weight', 1),))
+    rows = tensor_rows(dense, model, [*GROUPS[:1], reader])
+    assert rows[0] == dict(
+        tensor='0.weight', params=16, left=8, groups=['a', 'b']
+    )
+    assert rows[1] == dict(tensor='0.bias', params=2, left=2, groups=[])
 
 
 def test_what_no_group_covers_is_listed_with_the_reason():

@@ -145,7 +145,7 @@ def test_all_tensors_make_the_tree_complete():
     dense = {n: tuple(p.shape) for n, p in model.named_parameters()}
     dense |= {'0.weight': (4, 4), '0.bias': (4,), '1.weight': (3, 4)}
     report = dict(
-        tensors=tensor_rows(dense, model),
+        tensors=tensor_rows(dense, model, []),
         modules=[dict(tensor='0.weight', dense_shape=[4, 4], sparsity=0.5)],
     )
     root = cut_tree(report)
