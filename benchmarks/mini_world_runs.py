@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmprune.atomic_file import save_json  # noqa: E402
+
 INFOS = 'vad_nuscenes_infos_temporal_{}.pkl'
 
 
@@ -22,6 +26,23 @@ def run(world: Path, *words: object) -> None:
     subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=environment, check=True
     )
+
+
+def keep_settings(folder: Path, **asked: object) -> None:
+    """Notes how the runs of a folder are made, the first time.
+
+    Raises:
+        SystemExit: If runs were made there in another way.
+    """
+    file = folder / 'settings.json'
+    asked = {name: str(value) for name, value in asked.items()}
+    made = json.loads(file.read_text()) if file.is_file() else asked
+    if made != asked:
+        sys.exit(
+            f'{folder} was made with {made}, asked is {asked}; choose another '
+            '--out'
+        )
+    save_json(asked, file)
 
 
 def draw(world: Path, scenes: int) -> Path:

@@ -18,7 +18,12 @@ import statistics
 import sys
 from pathlib import Path
 
-from mini_world_runs import columns, dense_and_recovered, draw
+from mini_world_runs import (
+    columns,
+    dense_and_recovered,
+    draw,
+    keep_settings,
+)
 
 CONFIG = 'projects/configs/VAD/VAD_nano_mini_world.py'
 # Name, heading, decimals, and whether more is better.
@@ -39,6 +44,8 @@ def main() -> int:
     """Runs all, prints the table; returns the exit code."""
     args = _parse()
     out = Path(args.out).resolve()
+    # Further seeds may follow.
+    keep_settings(out, **dict(vars(args), out='', seeds=''))
     world = draw(out / 'mini_world', args.scenes)
     runs = [
         columns(

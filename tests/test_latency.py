@@ -97,6 +97,7 @@ def test_the_sum_of_the_layers_and_the_rest_meets_the_latency(tmp_path):
     assert left == pytest.approx(0.6, abs=0.01)
     met = plan.provenance['latency']
     assert met['asked'] == 0.6
+    assert met['by_layers'] == pytest.approx(left)
     assert met['predicted'] == pytest.approx(left)
     assert met['measured'] == pytest.approx(left)
     assert met['rest_ms'] == pytest.approx(4)
@@ -113,6 +114,7 @@ def test_what_the_sum_does_not_foresee_is_learned_by_measuring(tmp_path):
     assert met['measured'] == pytest.approx((milliseconds(plan) + 2) / 14)
     assert met['measured'] == pytest.approx(0.7, abs=0.7 * 0.03)
     assert met['predicted'] == pytest.approx(met['measured'], abs=0.03)
+    assert met['by_layers'] == pytest.approx(milliseconds(plan) / 14)
 
 
 def test_nothing_is_removed_for_nothing(tmp_path):

@@ -1,7 +1,7 @@
 """Pruners: from a model to a plan."""
 
 from .admm import ADMM
-from .latency import LatencyPruner, default_table
+from .latency import LatencyPruner, default_table, share_of_time
 from .layerwise import LayerwisePruner
 from .outliers import OutlierRatios
 from .protection import protect, protect_frozen
@@ -28,4 +28,5 @@ __all__ = [
     'protect',
     'protect_frozen',
     'prunable_weights',
+    'share_of_time',
 ]

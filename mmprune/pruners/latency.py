@@ -112,7 +112,7 @@ class _Search:
         self.times = LayerTimes(asked.table)
         asked.progress('timing the layers of the dense model')
         self.layers = self.times.total(model, asked.forward, groups)
-        self.dense, _ = self._measured(model)
+        self.dense, _ = self._share(model)
         self.rest = max(self.dense - self.layers, 0.0)
         # By how much more than predicted was left, in each round.
         self.missed: list[float] = []
@@ -126,14 +126,15 @@ class _Search:
             self.asked.progress(f'searching the latency, round {number + 1}')
             plan, pruned, layers = self._guess()
             predicted = self._predicted(layers)
-            dense, left = self._measured(pruned)
+            dense, left = self._share(pruned)
             miss = abs(left - self.left)
             if not best or miss < best[0]:
-                best = (miss, plan, predicted, dense, left)
+                summed = self._summed(layers)
+                best = (miss, plan, predicted, dense, left, summed)
             if miss <= NEAR * self.left:
                 break
             self.missed.append(left - self._summed(layers))
-        miss, plan, predicted, dense, left = best
+        miss, plan, predicted, dense, left, summed = best
         if miss > NEAR:
             raise ValueError(
                 f'asked for {self.left:.1%} of the latency, {left:.1%} '
@@ -146,6 +147,7 @@ class _Search:
             sparsity=self.asked.pruner.sparsity,
             latency=dict(
                 asked=self.left,
+                by_layers=summed,
                 predicted=predicted,
                 measured=left,
                 dense_ms=dense,
@@ -213,22 +215,41 @@ class _Search:
         missed = statistics.mean(self.missed) if self.missed else 0.0
         return self._summed(layers) + missed
 
+    def _share(self, pruned: nn.Module) -> tuple[float, float]:
+        asked = self.asked
+        return share_of_time(self.model, pruned, asked.forward, asked.runs)
+
     def _summed(self, layers: float) -> float:
         """The same by the sum of the layers and the rest alone."""
         return (self.rest + layers) / (self.rest + self.layers)
 
-    def _measured(self, pruned: nn.Module) -> tuple[float, float]:
-        """Median time of the dense model, and the part of it that another
-        takes: the median over turns, so that a busy moment hits both."""
-        both = dict(dense=self.model, pruned=pruned)
-        forwards = {k: partial(self.asked.forward, m) for k, m in both.items()}
-        with torch.no_grad():
-            times = time_in_turns(forwards, runs=self.asked.runs)
-            spent = sum(map(sum, times.values())) / self.asked.runs
-            more = min(round(_LONG / spent), _MOST) - self.asked.runs
-            if more > 0:
-                again = time_in_turns(forwards, runs=more, warmup=0)
-                times = {name: times[name] + again[name] for name in times}
-        parts = zip(times['pruned'], times['dense'], strict=True)
-        left = statistics.median(a / b for a, b in parts)
-        return statistics.median(times['dense']), left
+
+def share_of_time(
+    dense: nn.Module,
+    pruned: nn.Module,
+    forward: Callable[[nn.Module], Any],
+    runs: int,
+) -> tuple[float, float]:
+    """Returns the median milliseconds of a dense model, and the part of them
+    that a pruned one takes.
+
+    The part is the median over turns, so that a busy moment hits both.
+
+    Args:
+        dense: The dense model, in eval mode.
+        pruned: The other one.
+        forward: Runs a model once.
+        runs: Turns, at least; there are more until four seconds are full.
+    """
+    both = dict(dense=dense, pruned=pruned)
+    forwards = {name: partial(forward, model) for name, model in both.items()}
+    with torch.no_grad():
+        times = time_in_turns(forwards, runs=runs)
+        spent = sum(map(sum, times.values())) / runs
+        more = min(round(_LONG / spent), _MOST) - runs
+        if more > 0:
+            again = time_in_turns(forwards, runs=more, warmup=0)
+            times = {name: times[name] + again[name] for name in times}
+    parts = zip(times['pruned'], times['dense'], strict=True)
+    left = statistics.median(a / b for a, b in parts)
+    return statistics.median(times['dense']), left
