@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .compat.visible import visible_ops
 from .cost_table import CostTable
 from .groups import named_tensors
 
@@ -116,7 +117,7 @@ def _own_macs(model: nn.Module, forward: Forward) -> Counter[str]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), _MacCounter(stack, own):
+        with torch.no_grad(), visible_ops(), _MacCounter(stack, own):
             forward(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import (
     _disable_current_modes,
 )
 
+from ..compat.visible import visible_ops
 from ..groups import PruneGroup
 from ..registry import FUNCTIONS
 from . import indexing, maps, products  # noqa: F401
@@ -86,7 +87,12 @@ def discovered_groups(
         # Not eval(): that of some models freezes parameters anew.
         for module, _ in modes:
             module.training = False
-        with torch.no_grad(), _Sizes(labels, stored), _Trace(labels):
+        with (
+            torch.no_grad(),
+            visible_ops(),
+            _Sizes(labels, stored),
+            _Trace(labels),
+        ):
             outputs = forward(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
