@@ -105,7 +105,9 @@ def prune(
     def forward(net: nn.Module) -> Any:
         return call(net, example)
 
-    dense = copy.deepcopy(model).eval()
+    dense = copy.deepcopy(model)
+    # A statement: `eval` of mmdet's distilled detectors returns nothing.
+    dense.eval()
     groups = check_groups(dense, find_groups(dense, forward), forward)
     if all(group.dense for group in groups):
         raise ValueError(_nothing_found(model, groups))

@@ -201,7 +201,10 @@ def _of_loop(runner: Runner) -> _Made:
 
 def _trained(runner: Runner) -> nn.Module:
     model = (averages_of(runner) or [plain_model(runner)])[0]
-    return copy.deepcopy(model).cpu().eval()
+    model = copy.deepcopy(model).cpu()
+    # A statement: `eval` of mmdet's distilled detectors returns nothing.
+    model.eval()
+    return model
 
 
 def _best_checkpoint(runner: Runner) -> str | None:

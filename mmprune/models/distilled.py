@@ -33,7 +33,9 @@ class Distiller:
         task_weight: float = 1.0,
     ) -> None:
         self.task_weight = task_weight
-        self.teacher: nn.Module | None = teacher.eval().requires_grad_(False)
+        # A statement: `eval` of mmdet's distilled detectors returns nothing.
+        teacher.eval()
+        self.teacher: nn.Module | None = teacher.requires_grad_(False)
         self.terms = tuple(terms)
 
     def __deepcopy__(self, memo: dict) -> 'Distiller':

@@ -44,7 +44,8 @@ def packed_copy(
         raise ValueError(
             f'method is one of {", ".join(METHODS)}, found {method!r}'
         )
-    new = copy.deepcopy(model).eval()
+    new = copy.deepcopy(model)
+    new.eval()
     moments: dict[str, Any] = {}
     if method == 'gptq':
         if run is None:

@@ -61,8 +61,13 @@ def export_checkpoint(
     """
     check_export(how.get('opset', OPSET))
     loaded = load_checkpoint(checkpoint, trust)
-    model = loaded_model(cfg, loaded, checkpoint).eval()
+    model = loaded_model(cfg, loaded, checkpoint)
+    # A statement: `eval` of mmdet's distilled detectors returns nothing.
+    model.eval()
     pruned = checkpoint_plan(loaded) is not None
+    dense = build_model(cfg) if pruned else None
+    if dense is not None:
+        dense.eval()
     name = Path(checkpoint).name
 
     def add(folder: Path) -> None:
@@ -74,7 +79,7 @@ def export_checkpoint(
         cfg,
         model,
         folder,
-        dense=build_model(cfg).eval() if pruned else None,
+        dense=dense,
         add=add if pruned and Path(checkpoint).is_file() else None,
         about=dict(config=str(cfg.filename), checkpoint=str(checkpoint)),
         **how,

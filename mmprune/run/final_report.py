@@ -108,7 +108,8 @@ def final_report(
         log(f'evaluating {entry.name}: {entry.checkpoint}')
         cfg = float_config(Config.fromfile(entry.config))[0]
         checkpoint = load_checkpoint_file(entry.checkpoint)
-        model = loaded_model(cfg, checkpoint, entry.checkpoint).eval()
+        model = loaded_model(cfg, checkpoint, entry.checkpoint)
+        model.eval()
         runs[entry.name] = build_family(cfg).single_frame
         models[entry.name] = model
         rows.append(_row(entry, cfg, model, checkpoint, seq_len, folder))

@@ -76,7 +76,9 @@ def quantize(
     cfg, trained_scheme, trained_keep = float_config(cfg)
     scheme = scheme or trained_scheme or Scheme()
     # mmap'd weights must not be on the disk that is written to.
-    model = loaded_model(cfg, loaded, checkpoint).eval()
+    model = loaded_model(cfg, loaded, checkpoint)
+    # A statement: `eval` of mmdet's distilled detectors returns nothing.
+    model.eval()
     family = build_family(cfg)
     choice = choose_layers(
         model, family.forward, (*(trained_keep or (OUTPUTS,)), *keep)
