@@ -1,8 +1,12 @@
 """Served ops on points and voxels, each beside a slow reference of its own."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from mmcv import ops
+from ops_inputs import devices
 from torch.autograd import gradcheck
 
 
@@ -161,3 +165,50 @@ def test_scores_mix_the_matrices_of_neighbours():
         lambda s, p, c: ops.assign_score_withk(s, p, c, index),
         (scores, points, centers),
     )
+
+
+def held_by_hand(points, box):
+    """Which points lie in a box that stands on its center, in their order."""
+    x, y, z, length, width, height, yaw = box
+    held = []
+    for i, (px, py, pz) in enumerate(points):
+        away, towards = math.hypot(px - x, py - y), math.atan2(py - y, px - x)
+        along = away * math.cos(towards - yaw)
+        across = away * math.sin(towards - yaw)
+        near = abs(along) < length / 2 and abs(across) < width / 2
+        if near and z <= pz <= z + height:
+            held.append(i)
+    return held
+
+
+@devices
+def test_a_box_pools_its_first_points_and_repeats_them_in_turn(device):
+    points, features = torch.rand(2, 60, 3), torch.randn(2, 60, 4)
+    boxes = torch.rand(2, 9, 7) + torch.tensor([0.0, 0, 0, 0.1, 0.1, 0.1, 0])
+    boxes[..., 6] *= 6  # yaw
+    boxes[0, 0, 0] = 9.0  # far from everything
+    pool = ops.RoIPointPool3d(num_sampled_points=5)
+    given = (x.to(device) for x in (points, features, boxes))
+    found, empty = (x.cpu().numpy() for x in pool(*given))
+    counts = set()
+    for b in range(2):
+        rows = np.concatenate([points[b].numpy(), features[b].numpy()], 1)
+        for t in range(9):
+            held = held_by_hand(points[b].tolist(), boxes[b, t].tolist())
+            counts.add(len(held))
+            expected = np.zeros((5, 7), np.float32)
+            for k in range(5 if held else 0):
+                expected[k] = rows[held[k % len(held[:5])]]
+            np.testing.assert_array_equal(found[b, t], expected)
+            assert empty[b, t] == (not held)
+    # None, fewer than asked for, and more.
+    assert 0 in counts and counts & {1, 2, 3, 4} and max(counts) > 5
+
+
+def test_boxes_without_any_points_are_empty():
+    pool = ops.RoIPointPool3d(num_sampled_points=2)
+    found, empty = pool(
+        torch.rand(1, 0, 3), torch.rand(1, 0, 4), torch.rand(1, 3, 7)
+    )
+    assert found.shape == (1, 3, 2, 7) and not found.any()
+    assert empty.tolist() == [[1, 1, 1]]

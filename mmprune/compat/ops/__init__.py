@@ -50,6 +50,7 @@ TABLE: dict[str, Callable] = {
     'points_in_boxes_part_forward': points.part_forward,
     'points_in_boxes_all_forward': points.all_forward,
     'points_in_boxes_cpu_forward': points.cpu_forward,
+    'roipoint_pool3d_forward': points.pool_forward,
     'carafe_forward': carafe.forward,
     'carafe_backward': carafe.backward,
     'carafe_naive_forward': carafe.naive_forward,

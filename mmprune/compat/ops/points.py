@@ -1,4 +1,4 @@
-"""Which points lie in which 3-D boxes."""
+"""Which points lie in which 3-D boxes, and what they carry."""
 
 import torch
 from torch import Tensor
@@ -28,6 +28,38 @@ def all_forward(boxes: Tensor, points: Tensor, output: Tensor) -> None:
 def cpu_forward(boxes: Tensor, points: Tensor, output: Tensor) -> None:
     """Writes the same for one sample into ``output``, ``[t, m]``."""
     output.copy_(_inside(boxes[None], points[None])[0].T)
+
+
+def pool_forward(
+    points: Tensor,
+    boxes: Tensor,
+    features: Tensor,
+    output: Tensor,
+    empty: Tensor,
+) -> None:
+    """Writes the first points of each box, and what they carry.
+
+    Where a box holds fewer than ``output`` has room for, they come again in
+    turn. A box that holds none is left as it is.
+
+    Args:
+        points: ``[b, m, 3]``.
+        boxes: ``[b, t, 7]``, as in :func:`part_forward`.
+        features: ``[b, m, c]`` of the points.
+        output: ``[b, t, k, 3 + c]``; written.
+        empty: ``[b, t]`` int; written, 1 where a box holds no point.
+    """
+    inside = _inside(boxes, points).transpose(1, 2)
+    filled = inside.any(2)
+    empty.copy_(~filled)
+    batch, box = filled.nonzero(as_tuple=True)
+    held = inside[batch, box]
+    # Stable: the points of a box come first, and in the order of the scan.
+    order = held.byte().argsort(dim=1, descending=True, stable=True)
+    room = torch.arange(output.shape[2], device=output.device)
+    index = order.gather(1, room % held.sum(1, keepdim=True))
+    carried = torch.cat([points, features], 2).to(output.dtype)
+    output[batch, box] = carried[batch[:, None], index]
 
 
 def points_in_boxes_part(points: Tensor, boxes: Tensor) -> Tensor:
