@@ -33,6 +33,25 @@ def run_heads(net, x, width):
     return net.out((weights @ v).transpose(1, 2).flatten(2))
 
 
+def test_a_scale_of_each_head_goes_with_its_neurons():
+    model = Net(
+        lambda net, x: net.out(
+            (net.one(x).view(-1, 3, 4) * net.scale.weight).flatten(1)
+        ),
+        one=nn.Linear(8, 12),
+        scale=nn.Embedding(3, 1),
+        out=nn.Linear(12, 2),
+    )
+    (group,) = discovered_groups(model, lambda net: net(torch.randn(5, 8)))[:1]
+    assert (group.size, group.dense) == (3, '')
+    assert {s.tensor for s in group.slices} == {
+        'one.weight',
+        'one.bias',
+        'scale.weight',
+        'out.weight',
+    }
+
+
 @pytest.mark.parametrize('need_weights', [True, False])
 def test_the_attention_of_pytorch_loses_heads_and_its_layer_neurons(
     need_weights,

@@ -172,6 +172,30 @@ def test_a_deformable_attention_loses_heads_and_channels(
     assert attention.attention_weights.weight.shape == (2 * 6, 8)
 
 
+def test_heads_may_go_where_the_model_puts_out_what_they_look_from(attended):
+    """Each head adds its offsets to points that are predictions as well."""
+
+    def forward(net, x):
+        points = net.points(x).sigmoid()
+        looked = dict(sampled(20), reference_points=points[:, :, None])
+        return net.out(net.attention(net.one(x), **looked)), points
+
+    model = Net(
+        forward,
+        points=nn.Linear(6, 2),
+        one=nn.Linear(6, WIDTH),
+        attention=ops.MultiScaleDeformableAttention(
+            WIDTH, 4, 2, 3, batch_first=True
+        ),
+        out=nn.Linear(WIDTH, 5),
+    )
+    tokens = torch.randn(1, 20, 6)
+    sizes, why, small = examined(model, lambda net: net(tokens))
+    assert sizes == {'one': WIDTH, 'attention.sampling_offsets': 4}
+    assert why == {'points': OUTPUT, 'out': OUTPUT}
+    assert small.attention.sampling_offsets.weight.shape == (2 * 12, 8)
+
+
 # -- layers of detectors ------------------------------------------------------
 
 

@@ -30,6 +30,14 @@ def groups_of(labels: Labels, model: nn.Module) -> Iterator[PruneGroup]:
         labels: What a run of the model has left.
         model: The model.
     """
+    if labels.broadcasts:
+        component = _components(labels, labels.ties)
+        held = np.unique(
+            component[_flagged([a for a, _ in labels.fixed], labels.total)]
+        )
+        labels.settle_broadcasts(
+            lambda atoms: np.isin(component[atoms.numpy()], held).all()
+        )
     ties = list(labels.ties)
     component = _components(labels, ties)
     for further in (_split_ties, _shared_number_ties):

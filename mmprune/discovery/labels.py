@@ -51,6 +51,8 @@ class Labels:
         self._storage = WeakIdKeyDictionary()  # labels that can be written
         # Atoms a tensor was reduced from: they stay if it is used.
         self._reduced = WeakIdKeyDictionary()
+        # Layers that met others which change along more dimensions.
+        self.broadcasts: list[tuple[Tensor, Tensor]] = []
         self.splits: list[Tensor] = []  # [rows, columns] of a split dimension
         total = 1
         seen = set()
@@ -226,7 +228,9 @@ class Labels:
         """Returns the layers of an elementwise result and ties what meets.
 
         Layers that change along a common dimension speak of the same
-        channels; others are of different kinds and stand side by side.
+        channels; others are of different kinds and stand side by side. Where
+        one changes along more dimensions than the other, what to tie is
+        found in the end (:meth:`settle_broadcasts`).
 
         Args:
             operands: Layers of each operand, in shapes that broadcast.
@@ -241,7 +245,13 @@ class Labels:
                 continue
             rest = []
             for other in merged:
-                if dims & varying(other):
+                others = varying(other)
+                if dims < others or others < dims:
+                    few, many = sorted((other, layer), key=_dims)
+                    self.broadcasts.append((compact(few), compact(many)))
+                    layer = torch.where(many != 0, many, few)
+                    dims = varying(layer)
+                elif dims & others:
                     layer = self.tie(other, layer).expand(shape)
                     dims = varying(layer)
                 else:
@@ -249,10 +259,32 @@ class Labels:
             merged = [*rest, layer]
         return tuple(merged)
 
+    def settle_broadcasts(self, stays: Callable[[Tensor], bool]) -> None:
+        """Ties layers that met others which change along more dimensions.
+
+        A scale of each head goes with the neurons of its head. But points
+        that stay, to which each head adds offsets, are no reason for the
+        heads to stay: a head has to lose its offsets from all of them.
+
+        Args:
+            stays: Whether all the atoms that it gets will stay.
+        """
+        for few, many in self.broadcasts:
+            if stays(few[few != 0]):
+                for dim in varying(few):
+                    many = self.tie_along(many, dim)
+            else:
+                self.tie(many, few)
+        self.broadcasts.clear()
+
     def _write(self, store: Tensor, layers: Sequence[Tensor]) -> None:
         store[...] = layers[0] if layers else 0
         for layer in layers[1:]:
             self.fix(layer, 'two kinds of channels are written to one tensor')
+
+
+def _dims(layer: Tensor) -> int:
+    return len(varying(layer))
 
 
 def varying(layer: Tensor) -> set[int]:
