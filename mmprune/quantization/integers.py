@@ -1,18 +1,14 @@
 """From weights to four-bit integers in groups, and back; packed two a byte."""
 
 import dataclasses
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchao.quantization.quant_primitives import (
-    MappingType,
-    choose_qparams_affine,
-    dequantize_affine,
-    quantize_affine,
-)
 
 from ..checks import check_choice
 
@@ -57,6 +53,23 @@ class Scheme:
         return dataclasses.asdict(self)
 
 
+def torchao(part: str) -> ModuleType:
+    """Imports a part of torchao's quantization, when it is needed.
+
+    Registries import this package for whoever builds a model.
+
+    Raises:
+        ValueError: If torchao is not installed.
+    """
+    try:
+        return importlib.import_module(f'torchao.quantization.{part}')
+    except ImportError as error:
+        raise ValueError(
+            'weights of a few bits need the package torchao; pip install '
+            "'mmprune[llm]'"
+        ) from error
+
+
 def filled(weight: Tensor, group_size: int) -> Tensor:
     """Returns a matrix with zeros behind its last input, to whole groups.
 
@@ -73,9 +86,10 @@ def scales(weight: Tensor, group_size: int) -> Tensor:
         weight: ``[out, in]``, of any number of inputs.
         group_size: Inputs of a group.
     """
-    found, _ = choose_qparams_affine(
+    ao = torchao('quant_primitives')
+    found, _ = ao.choose_qparams_affine(
         filled(weight.detach().float(), group_size),
-        MappingType.SYMMETRIC,
+        ao.MappingType.SYMMETRIC,
         (1, group_size),
         torch.int8,
         quant_min=LOWEST,
@@ -89,7 +103,7 @@ def scales(weight: Tensor, group_size: int) -> Tensor:
 
 def to_integers(weight: Tensor, scale: Tensor, group_size: int) -> Tensor:
     """Returns the nearest integers ``[out, whole groups]``, int8."""
-    return quantize_affine(
+    return torchao('quant_primitives').quantize_affine(
         filled(weight.detach().float(), group_size),
         (1, group_size),
         scale.float(),
@@ -104,7 +118,7 @@ def to_float(
     integers: Tensor, scale: Tensor, group_size: int, inputs: int
 ) -> Tensor:
     """Returns the weights ``[out, inputs]`` that integers stand for."""
-    found = dequantize_affine(
+    found = torchao('quant_primitives').dequantize_affine(
         integers,
         (1, group_size),
         scale.float(),

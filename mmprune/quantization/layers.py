@@ -5,11 +5,16 @@ import functools
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchao.quantization.granularity import PerGroup
-from torchao.quantization.qat import IntxFakeQuantizeConfig
-from torchao.quantization.qat.fake_quantizer import IntxFakeQuantizer
 
-from .integers import Scheme, filled, pack, scales, to_float, unpack
+from .integers import (
+    Scheme,
+    filled,
+    pack,
+    scales,
+    to_float,
+    torchao,
+    unpack,
+)
 
 
 class PackedLinear(nn.Module):
@@ -130,10 +135,11 @@ def activation_rounding(scheme: Scheme) -> nn.Module:
 # torchao's fake quantizers keep no state that is used again.
 @functools.cache
 def _weights(group_size: int) -> nn.Module:
-    return IntxFakeQuantizer(
-        IntxFakeQuantizeConfig(
+    qat = torchao('qat')
+    return qat.IntxFakeQuantizer(
+        qat.IntxFakeQuantizeConfig(
             torch.int4,
-            PerGroup(group_size),
+            torchao('granularity').PerGroup(group_size),
             is_symmetric=True,
             is_dynamic=False,
         )
@@ -142,6 +148,7 @@ def _weights(group_size: int) -> nn.Module:
 
 @functools.cache
 def _tokens() -> nn.Module:
-    return IntxFakeQuantizer(
-        IntxFakeQuantizeConfig(torch.int8, 'per_token', is_symmetric=False)
+    qat = torchao('qat')
+    return qat.IntxFakeQuantizer(
+        qat.IntxFakeQuantizeConfig(torch.int8, 'per_token', is_symmetric=False)
     )
