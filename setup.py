@@ -16,19 +16,23 @@ def read_version() -> str:
     return re.search(r"__version__ = '([^']+)'", text).group(1)
 
 
-def mmcv_requirement() -> list[str]:
-    """Returns mmcv-lite, or nothing where a full mmcv is installed already.
+def openmmlab_requirements() -> list[str]:
+    """Returns mmengine and mmcv-lite, less what is there in another form.
 
-    Both distributions own the folder ``mmcv``: a fixed requirement on
-    mmcv-lite would overwrite the compiled mmcv of somebody who has one, and
-    one on mmcv would start a compiler where no wheel exists. The site folder
-    is asked rather than ``import mmcv``, because pip builds in isolation.
+    mmcv-lite, a full mmcv and onedl-mmcv all own the folder ``mmcv``: a fixed
+    requirement on mmcv-lite would overwrite the compiled mmcv of somebody who
+    has one, and one on mmcv would start a compiler where no wheel exists. The
+    site folder is asked rather than ``import mmcv``, because pip builds in
+    isolation.
     """
     site = {sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}
     found = distributions(path=sorted(site))
-    if any(item.metadata['Name'] == 'mmcv' for item in found):
-        return []
-    return ['mmcv-lite>=2.0.1,<2.2']
+    names = {item.metadata['Name'].lower() for item in found}
+    wanted = {
+        'mmengine>=0.10.5,<1.0': {'onedl-mmengine'},
+        'mmcv-lite>=2.0.1,<2.2': {'mmcv', 'onedl-mmcv'},
+    }
+    return [asked for asked, other in wanted.items() if not names & other]
 
 
 EXTRAS = {
@@ -77,11 +81,10 @@ setup(
     install_requires=[
         'torch>=2.5',
         'torchvision>=0.20',
-        'mmengine>=0.10.5,<1.0',
         'numpy>=1.24',
         'scipy>=1.10',
         'torch-pruning>=1.6,<2.0',
-        *mmcv_requirement(),
+        *openmmlab_requirements(),
     ],
     extras_require=EXTRAS,
 )

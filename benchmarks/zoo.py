@@ -27,7 +27,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,7 +151,7 @@ def inside_wheel(config: str) -> str:
 
 
 def configs_of(package: str) -> Path:
-    return Path(distribution(package).locate_file(package), '.mim', 'configs')
+    return Path(find_spec(package).origin).parent / '.mim' / 'configs'
 
 
 def families(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:

@@ -1,6 +1,7 @@
 """The page that `zoo.py` writes about the families it has run."""
 
 import statistics
+from importlib import import_module
 from importlib.metadata import version
 
 from zoo_verdicts import STAGES, least, own_seconds, success
@@ -49,7 +50,7 @@ def render(
             f'# The zoo of {package}, pruned from stock configs',
             '',
             f'Made by `python benchmarks/zoo.py{options(package, ratio)}` '
-            f'with {package} {version(package)}, torch '
+            f'with {package} {import_module(package).__version__}, torch '
             f'{version("torch")}, torch-pruning {version("torch-pruning")}. '
             'What one run has done the next one keeps.',
             '',
