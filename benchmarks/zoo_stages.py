@@ -5,7 +5,6 @@ before it left, the stock config and the fraction to remove.
 """
 
 import copy
-import json
 from pathlib import Path
 
 import mmdet.models  # noqa: F401
@@ -15,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from zoo_peer import torch_pruning  # noqa: F401 a stage
 from zoo_verdicts import least
 
 from mmprune.checkpoints.loading import load_model
@@ -32,14 +32,14 @@ torch.set_num_threads(1)
 
 # Regions of a picture that a stage hands on.
 REGIONS = 16
+# Boxes at points of which it chooses them.
+BEFORE_NMS = 128
 # Points of a block of a room.
 POINTS = 512
 # Times by which a voxel is longer and wider.
 COARSER = 8
 # How the reasons of groups begin that a comparison kept dense.
 CHECKED = ('the model does not run without', 'removing its units is not')
-# What the peer's model must have lost of all its parameters.
-PEER_LEAST = 0.1
 # Sides of the pictures; some models need more than the smallest.
 SIDES = (128, 256, 512)
 
@@ -124,6 +124,9 @@ def few_regions(model: dict) -> None:
             stages = part if isinstance(part, list) else [part]
             for stage in stages:
                 if isinstance(stage, dict):
+                    for nms in stage.values():  # of points
+                        if isinstance(nms, dict) and 'nms_post' in nms:
+                            nms.update(nms_pre=BEFORE_NMS, nms_post=REGIONS)
                     if 'max_per_img' in stage:
                         stage.max_per_img = min(stage.max_per_img, REGIONS)
                     if 'score_thr' in stage:
@@ -230,10 +233,9 @@ def prune(work: Path, config: Path, ratio: float) -> dict:
     before = predictions(family, model)
     if all(map(alike, before, outputs)):
         return dict(found, verdict='no output depends on what was removed')
-    before, left = prunable(report)
-    found['prunable'] = [before, left]
-    if left > (1 - least(ratio)) * before:
-        gone = f'{1 - left / max(before, 1):.1%}'
+    total, left = prunable(report)
+    if left > (1 - least(ratio)) * total:
+        gone = f'{1 - left / total:.1%}'
         return dict(found, verdict=f'only {gone} of the parameters go')
     return found
 
@@ -345,89 +347,3 @@ def export(work: Path, config: Path, ratio: float) -> dict:
     found = run_export.export(cfg, small, work / 'onnx', **quiet)
     differences = found['parts']['model']['differences']
     return dict(onnx_difference=max(differences.values()))
-
-
-def torch_pruning(work: Path, config: Path, ratio: float) -> dict | None:
-    """Torch-Pruning by itself, as its README says.
-
-    It gets what it can follow: raw outputs, else predictions, else losses,
-    whichever leads to a smaller model that predicts.
-    """
-    cfg = Config.fromfile(work / 'config.py')
-    dense = load_model(cfg, work / 'dense.pth')
-    dense.eval()
-    dense.requires_grad_(True)  # its graph is autograd's
-    family = build_family(cfg)
-    # Raw outputs are of points as in training.
-    batches = {'predict': family.small_batch(dense)}
-    batches |= {'loss': family.small_batch(dense, training=True)}
-    if family.has_raw_outputs(dense, batches['loss']):
-        batches = {'tensor': batches['loss'], **batches}
-    before, faults = sum(p.numel() for p in dense.parameters()), []
-    for mode, batch in batches.items():
-        model = copy.deepcopy(dense)
-        try:
-            prune_by_peer(model, batch, mode, ratio)
-            with torch.no_grad():
-                family.forward(model)
-        except Exception as error:  # of its graph, or of the pruned model
-            faults.append(f'{type(error).__name__}: {error}')
-            continue
-        after = sum(p.numel() for p in model.parameters())
-        if after <= (1 - peer_least(work)) * before:
-            return dict(peer_params=[before, after], peer_by=mode)
-        faults.append(f'only {1 - after / before:.1%} of the parameters go')
-    return dict(verdict=faults[0])
-
-
-def peer_least(work: Path) -> float:
-    """The fraction of all parameters that has to go: no more than ours."""
-    answer = work / 'prune.json'
-    ours = json.loads(answer.read_text()) if answer.exists() else {}
-    before, after = ours.get('params', (1, 0))
-    return min(PEER_LEAST, 1 - after / before)
-
-
-def prune_by_peer(
-    model: nn.Module, batch: dict, mode: str, ratio: float
-) -> None:
-    """Prunes a model in place, by the graph of one of its modes."""
-    import torch_pruning as tp
-
-    data = model.data_preprocessor(batch, False)
-
-    def forward(model: nn.Module, inputs: dict) -> list[Tensor]:
-        found = tensors_in(model(**copy.deepcopy(inputs), mode=mode))
-        return [t for t in found if t.requires_grad]
-
-    tp.pruner.MagnitudePruner(
-        model,
-        data,
-        forward_fn=forward,
-        importance=tp.importance.MagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=writers_of(model, forward(model, data)),
-    ).step()
-    model.zero_grad()
-
-
-def writers_of(model: nn.Module, outputs: list[Tensor]) -> list[nn.Module]:
-    """Returns the layers that write outputs, by the graph of autograd."""
-    matrices, seen = set(), set()
-    nodes = [t.grad_fn for t in outputs]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        parents = [parent for parent, _ in node.next_functions]
-        weights = [getattr(p, 'variable', None) for p in parents]
-        found = {id(w) for w in weights if w is not None and w.ndim > 1}
-        # A product ends the way to what writes the output.
-        matrices |= found
-        nodes += [] if found else parents
-    return [
-        module
-        for module in model.modules()
-        if id(getattr(module, 'weight', None)) in matrices
-    ]
