@@ -27,7 +27,7 @@ def openmmlab_requirements() -> list[str]:
     """
     site = {sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}
     found = distributions(path=sorted(site))
-    names = {item.metadata['Name'].lower() for item in found}
+    names = {str(item.metadata['Name']).lower() for item in found}
     wanted = {
         'mmengine>=0.10.5,<1.0': {'onedl-mmengine'},
         'mmcv-lite>=2.0.1,<2.2': {'mmcv', 'onedl-mmcv'},

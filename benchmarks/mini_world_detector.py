@@ -44,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs all, prints the table; returns the exit code."""
     args = parse_args(argv)
     out = args.out.resolve()
-    keep_settings(out, **dict(vars(args), out=''))
-    world = draw((args.world or out / 'mini_world').resolve(), args.scenes)
+    world = (args.world or out / 'mini_world').resolve()
+    keep_settings(out, **dict(vars(args), out='', world=world))
+    draw(world, args.scenes)
     find_boxes(world, args.every)
     reports = dense_and_recovered(
         out,

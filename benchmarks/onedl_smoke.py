@@ -66,9 +66,19 @@ def environment(folder: Path) -> Path:
         ['--no-deps', '--force-reinstall', headless],
         ['--no-build-isolation', '-e', str(ROOT)],  # adds no original
     ):
-        subprocess.run([*pip, *words], check=True, stdout=sys.stderr)
+        subprocess.run(
+            [*pip, *words], check=True, stdout=sys.stderr, env=clean()
+        )
     stamp.write_text(wanted)
     return python
+
+
+def clean() -> dict[str, str]:
+    """Returns an environment in which no other packages leak in."""
+    added = {'CUDA_VISIBLE_DEVICES': '', 'PYTHONNOUSERSITE': '1'}
+    env = {**os.environ, **added}
+    env.pop('PYTHONPATH', None)
+    return env
 
 
 def imports(work: Path) -> None:
@@ -204,13 +214,11 @@ def stock_runner(work: Path):
 
 def verdicts(python: Path) -> Iterator[tuple[str, str]]:
     """Runs each check in a process; yields what it asks and what came out."""
-    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'PYTHONNOUSERSITE': '1'}
-    env.pop('PYTHONPATH', None)
     with tempfile.TemporaryDirectory() as work:
         for name, check in CHECKS.items():
             words = [python, __file__, '--check', name, '--work', work]
             done = subprocess.run(
-                words, env=env, capture_output=True, text=True
+                words, env=clean(), capture_output=True, text=True
             )
             print(done.stdout, done.stderr, file=sys.stderr)
             lines = re.findall(r'^[\w.]*[eE]rror: .*', done.stderr, re.M)

@@ -17,6 +17,9 @@ from .compat.visible import visible_ops
 from .cost_table import CostTable
 from .groups import named_tensors
 
+# Kernels of mmcv that multiply.
+_CONVOLUTIONS = ('deform_conv_forward', 'modulated_deform_conv_forward')
+
 Forward = Callable[[nn.Module], Any]
 
 
@@ -117,7 +120,8 @@ def _own_macs(model: nn.Module, forward: Forward) -> Counter[str]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), visible_ops(), _MacCounter(stack, own):
+        seen = visible_ops(_CONVOLUTIONS)
+        with torch.no_grad(), seen, _MacCounter(stack, own):
             forward(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

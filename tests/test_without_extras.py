@@ -38,8 +38,17 @@ def test_every_registry_is_filled():
     assert int(done.stdout) > 9
 
 
+class Missing:
+    """Finds no torchao."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'torchao':
+            raise ModuleNotFoundError(f'No module named {name}', name=name)
+
+
 def test_bits_ask_for_the_package_that_they_need(monkeypatch):
-    name = 'torchao.quantization.quant_primitives'
-    monkeypatch.setitem(sys.modules, name, None)
+    for name in [n for n in sys.modules if n.split('.')[0] == 'torchao']:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, 'meta_path', [Missing(), *sys.meta_path])
     with pytest.raises(ValueError, match=r"pip install 'mmprune\[llm\]'"):
         scales(torch.ones(2, 32), 32)

@@ -1,17 +1,20 @@
 """Compiled kernels of mmcv, for those who read what PyTorch executes."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def visible_ops() -> Iterator[None]:
+def visible_ops(names: Iterable[str] = ()) -> Iterator[None]:
     """Lets mmcv's wrappers call our functions for a while, whatever is
     compiled.
 
     PyTorch does not see what a compiled kernel reads and writes: its outputs
     would belong to no channel, and its multiply-adds would not count.
+
+    Args:
+        names: Of these, without any of all: ours take longer.
     """
     module = sys.modules.get('mmcv._ext')
     if module is None:
@@ -19,7 +22,9 @@ def visible_ops() -> Iterator[None]:
         return
     from .ops import TABLE
 
-    compiled = {n: getattr(module, n) for n in TABLE if hasattr(module, n)}
+    compiled = {
+        n: getattr(module, n) for n in names or TABLE if hasattr(module, n)
+    }
     try:
         for name in compiled:
             setattr(module, name, TABLE[name])

@@ -32,11 +32,11 @@ def groups_of(labels: Labels, model: nn.Module) -> Iterator[PruneGroup]:
     """
     if labels.broadcasts:
         component = _components(labels, labels.ties)
-        held = np.unique(
-            component[_flagged([a for a, _ in labels.fixed], labels.total)]
-        )
+        held = np.zeros(labels.total, bool)
+        for atoms, _ in labels.fixed:
+            held[component[atoms.numpy()]] = True
         labels.settle_broadcasts(
-            lambda atoms: np.isin(component[atoms.numpy()], held).all()
+            lambda atoms: held[component[atoms.numpy()]].all()
         )
     ties = list(labels.ties)
     component = _components(labels, ties)

@@ -12,7 +12,7 @@ the end, tied atoms are what must be removed together.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from enum import Enum
 
 import torch
@@ -51,8 +51,9 @@ class Labels:
         self._storage = WeakIdKeyDictionary()  # labels that can be written
         # Atoms a tensor was reduced from: they stay if it is used.
         self._reduced = WeakIdKeyDictionary()
-        # Layers that met others which change along more dimensions.
-        self.broadcasts: list[tuple[Tensor, Tensor]] = []
+        # Where a layer met one that changes along more dimensions: its atoms,
+        # the ties if they are units, and those if they are none.
+        self.broadcasts: list[tuple[Tensor, list[Tensor], list[Tensor]]] = []
         self.splits: list[Tensor] = []  # [rows, columns] of a split dimension
         total = 1
         seen = set()
@@ -142,15 +143,17 @@ class Labels:
             b: Labels of a shape that broadcasts with ``a``.
         """
         a, b = compact(a), compact(b)
-        both = (a != 0) & (b != 0) & (a != b)
-        if both.any():
-            a_all, b_all = torch.broadcast_tensors(a, b)
-            # One number for a pair: unique columns take ten times as long.
-            pairs = torch.unique(a_all[both] * self.total + b_all[both])
-            self.ties.append(
-                torch.stack([pairs // self.total, pairs % self.total])
-            )
+        self.ties += self._pairs(a, b)
         return torch.where(a != 0, a, b)
+
+    def _pairs(self, a: Tensor, b: Tensor) -> list[Tensor]:
+        both = (a != 0) & (b != 0) & (a != b)
+        if not both.any():
+            return []
+        a_all, b_all = torch.broadcast_tensors(a, b)
+        # One number for a pair: unique columns take ten times as long.
+        pairs = torch.unique(a_all[both] * self.total + b_all[both])
+        return [torch.stack([pairs // self.total, pairs % self.total])]
 
     def tie_along(self, layer: Tensor, dim: int) -> Tensor:
         """Ties all atoms along a dimension; returns it with size 1 there."""
@@ -246,11 +249,12 @@ class Labels:
             rest = []
             for other in merged:
                 others = varying(other)
-                if dims < others or others < dims:
-                    few, many = sorted((other, layer), key=_dims)
-                    self.broadcasts.append((compact(few), compact(many)))
-                    layer = torch.where(many != 0, many, few)
-                    dims = varying(layer)
+                if dims < others:
+                    layer = self._spread(layer, dims, other, others)
+                    layer, dims = layer.expand(shape), others
+                elif others < dims:
+                    layer = self._spread(other, others, layer, dims)
+                    layer = layer.expand(shape)
                 elif dims & others:
                     layer = self.tie(other, layer).expand(shape)
                     dims = varying(layer)
@@ -258,6 +262,21 @@ class Labels:
                     rest.append(other)
             merged = [*rest, layer]
         return tuple(merged)
+
+    def _spread(
+        self, few: Tensor, few_dims: Set[int], many: Tensor, dims: Set[int]
+    ) -> Tensor:
+        """Notes that a layer meets one that changes along more dimensions;
+        returns the labels of the result."""
+        few, many = _along(few, few_dims), _along(many, dims)
+        apart, rows = [], torch.where(few != 0, many, 0)
+        for dim in few_dims:
+            first = rows.amax(dim, keepdim=True)
+            apart += self._pairs(first, rows)
+            rows = first
+        together = self._pairs(many, few)
+        self.broadcasts.append((few[few != 0], together, apart))
+        return torch.where(many != 0, many, few)
 
     def settle_broadcasts(self, stays: Callable[[Tensor], bool]) -> None:
         """Ties layers that met others which change along more dimensions.
@@ -269,12 +288,8 @@ class Labels:
         Args:
             stays: Whether all the atoms that it gets will stay.
         """
-        for few, many in self.broadcasts:
-            if stays(few[few != 0]):
-                for dim in varying(few):
-                    many = self.tie_along(many, dim)
-            else:
-                self.tie(many, few)
+        for atoms, together, apart in self.broadcasts:
+            self.ties += apart if stays(atoms) else together
         self.broadcasts.clear()
 
     def _write(self, store: Tensor, layers: Sequence[Tensor]) -> None:
@@ -283,8 +298,12 @@ class Labels:
             self.fix(layer, 'two kinds of channels are written to one tensor')
 
 
-def _dims(layer: Tensor) -> int:
-    return len(varying(layer))
+def _along(layer: Tensor, dims: Set[int]) -> Tensor:
+    """Returns labels with size 1 where they do not change."""
+    for dim in range(layer.ndim):
+        if dim not in dims and layer.shape[dim] > 1:
+            layer = layer.narrow(dim, 0, 1)
+    return layer
 
 
 def varying(layer: Tensor) -> set[int]:

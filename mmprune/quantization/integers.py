@@ -63,7 +63,9 @@ def torchao(part: str) -> ModuleType:
     """
     try:
         return importlib.import_module(f'torchao.quantization.{part}')
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != 'torchao':
+            raise
         raise ValueError(
             'weights of a few bits need the package torchao; pip install '
             "'mmprune[llm]'"
