@@ -21,6 +21,7 @@ OURS = {
     'fisher': ('fisher', 'global'),
     'fisher, inside': ('fisher', 'global', STREAM),
     'group_l2': ('group_l2', 'global'),
+    'group_l2, inside': ('group_l2', 'global', STREAM),
     'l2': ('l2', 'global'),
     'l2, isomorphic': ('l2', 'isomorphic'),
     'l2, by layer': ('l2', 'layer'),
@@ -56,7 +57,7 @@ STAGES = ('before', 'recovered', 'distilled')
 MATCHES = {
     'by size': (
         ('l1', 'l2', 'l2, isomorphic', 'l2, by layer', 'l2, inside')
-        + ('group_l2',),
+        + ('group_l2', 'group_l2, inside'),
         tuple(name for name in THEIRS if 'magnitude' in name),
     ),
     'by gradient': (

@@ -495,10 +495,8 @@ def test_lamp_lets_layers_compare_as_they_are():
 
 
 def test_group_normalized_gives_every_layer_the_same_say():
-    # Root mean squares: sqrt(12.5) and 1 by their mean, 2 and 6 by theirs.
-    first = [12.5**0.5, 1]
-    scaled = [2 * x / sum(first) for x in first]
-    expected = [(scaled[0] + 0.5) / 2, (scaled[1] + 1.5) / 2]
+    # Mean squares: 12.5 and 1 by their mean, 4 and 36 by theirs.
+    expected = [(12.5 / 6.75 + 4 / 20) / 2, (1 / 6.75 + 36 / 20) / 2]
     found = GroupNormalized()(GROUP, stats())
     assert found.tolist() == pytest.approx(expected)
     net = model()
@@ -509,7 +507,7 @@ def test_group_normalized_gives_every_layer_the_same_say():
 
 
 def test_group_normalized_takes_another_criterion():
-    ones = GroupNormalized(dict(type='mmprune.Magnitude', p=1))
+    ones = GroupNormalized(dict(type='mmprune.Magnitude', p=1), power=1)
     # 3.5 and 1, 2 and 6
     expected = [(3.5 / 2.25 + 0.5) / 2, (1 / 2.25 + 1.5) / 2]
     assert ones(GROUP, stats()).tolist() == pytest.approx(expected)
