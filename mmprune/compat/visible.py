@@ -26,9 +26,7 @@ def visible_ops(names: Iterable[str] = ()) -> Iterator[None]:
         n: getattr(module, n) for n in names or TABLE if hasattr(module, n)
     }
     try:
-        for name in compiled:
-            setattr(module, name, TABLE[name])
+        vars(module).update((name, TABLE[name]) for name in compiled)
         yield
     finally:
-        for name, function in compiled.items():
-            setattr(module, name, function)
+        vars(module).update(compiled)
