@@ -73,8 +73,8 @@ def dense(name: str, args: argparse.Namespace) -> tuple[Any, nn.Module]:
         cfg.test_dataloader.dataset.pipeline = [
             dict(type='Resize', scale=size, keep_ratio=False)
         ]
-    # Untrained, all scores are about a half: RTMDet would take most of its time
-    # to compare 30,000 boxes, where a trained one has a few.
+    # Untrained, all scores are about a half: RTMDet would take most of its
+    # time to compare 30,000 boxes, where a trained one has a few.
     cfg.model.test_cfg.score_thr = 0.99
     torch.manual_seed(0)
     model = build_model(cfg)
