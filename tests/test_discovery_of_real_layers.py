@@ -146,18 +146,26 @@ def sampled(queries, coordinates=2):
     return dict(reference_points=places, **maps)
 
 
-@pytest.mark.parametrize('coordinates', [2, 4])
-def test_a_deformable_attention_loses_heads_and_channels(
-    attended, coordinates
-):
-    looked = sampled(20, coordinates)
-    model = Net(
-        lambda net, x: net.out(net.attention(net.one(x), **looked)),
+def attending(forward, **further):
+    """A deformable attention of four heads between two layers."""
+    return Net(
+        forward,
         one=nn.Linear(6, WIDTH),
         attention=ops.MultiScaleDeformableAttention(
             WIDTH, 4, 2, 3, batch_first=True
         ),
         out=nn.Linear(WIDTH, 5),
+        **further,
+    )
+
+
+@pytest.mark.parametrize('coordinates', [2, 4])
+def test_a_deformable_attention_loses_heads_and_channels(
+    attended, coordinates
+):
+    looked = sampled(20, coordinates)
+    model = attending(
+        lambda net, x: net.out(net.attention(net.one(x), **looked))
     )
     tokens = torch.randn(1, 20, 6)
     sizes, why, small = examined(model, lambda net: net(tokens))
@@ -180,15 +188,7 @@ def test_heads_may_go_where_the_model_puts_out_what_they_look_from(attended):
         looked = dict(sampled(20), reference_points=points[:, :, None])
         return net.out(net.attention(net.one(x), **looked)), points
 
-    model = Net(
-        forward,
-        points=nn.Linear(6, 2),
-        one=nn.Linear(6, WIDTH),
-        attention=ops.MultiScaleDeformableAttention(
-            WIDTH, 4, 2, 3, batch_first=True
-        ),
-        out=nn.Linear(WIDTH, 5),
-    )
+    model = attending(forward, points=nn.Linear(6, 2))
     tokens = torch.randn(1, 20, 6)
     sizes, why, small = examined(model, lambda net: net(tokens))
     assert sizes == {'one': WIDTH, 'attention.sampling_offsets': 4}

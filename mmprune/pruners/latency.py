@@ -128,12 +128,12 @@ class _Search:
             predicted = self._predicted(layers)
             dense, left = self._share(pruned)
             miss = abs(left - self.left)
+            summed = self._summed(layers)
             if not best or miss < best[0]:
-                summed = self._summed(layers)
                 best = (miss, plan, predicted, dense, left, summed)
             if miss <= NEAR * self.left:
                 break
-            self.missed.append(left - self._summed(layers))
+            self.missed.append(left - summed)
         miss, plan, predicted, dense, left, summed = best
         if miss > NEAR:
             raise ValueError(
