@@ -20,6 +20,8 @@ OURS = {
     'kd_grad': ('kd_grad', 'global'),
     'fisher': ('fisher', 'global'),
     'fisher, inside': ('fisher', 'global', STREAM),
+    'group_taylor': ('group_taylor', 'global'),
+    'group_taylor, inside': ('group_taylor', 'global', STREAM),
     'group_l2': ('group_l2', 'global'),
     'group_l2, inside': ('group_l2', 'global', STREAM),
     'l2': ('l2', 'global'),
@@ -62,7 +64,7 @@ MATCHES = {
     ),
     'by gradient': (
         ('taylor', 'taylor, by layer', 'fisher', 'fisher, inside')
-        + ('saliency', 'kd_grad'),
+        + ('group_taylor', 'group_taylor, inside', 'saliency', 'kd_grad'),
         tuple(name for name in THEIRS if 'Taylor' in name),
     ),
     'the best': (tuple(OURS), tuple(THEIRS)),

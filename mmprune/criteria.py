@@ -9,6 +9,12 @@ CRITERIA = {
     'fpgm': dict(type='mmprune.FPGM'),
     'lamp': dict(type='mmprune.LAMP'),
     'group_l2': dict(type='mmprune.GroupNormalized'),
+    'group_taylor': dict(
+        type='mmprune.GroupNormalized',
+        criterion=dict(type='mmprune.Saliency'),
+        power=1,
+        norms=False,  # their changes are those of the kernels before them
+    ),
     'saliency': dict(type='mmprune.Saliency'),
     'activation': dict(type='mmprune.Activation'),
     'remain': dict(type='mmprune.Remain'),
@@ -25,6 +31,7 @@ ONLY_UNITS = (
     'bn_scale',
     'fpgm',
     'group_l2',
+    'group_taylor',
     'activation',
     'remain',
     'kd_grad',

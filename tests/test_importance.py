@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmprune.calibration import calibrate, surviving_weights
+from mmprune.criteria import criterion_config
 from mmprune.groups import PruneGroup, Slice
 from mmprune.importance import (
     FPGM,
@@ -494,23 +495,73 @@ def test_lamp_lets_layers_compare_as_they_are():
     assert plan.keep == dict(small=[3], large=[3])
 
 
-def test_group_normalized_gives_every_layer_the_same_say():
-    # Mean squares: 12.5 and 1 by their mean, 4 and 36 by theirs.
-    expected = [(12.5 / 6.75 + 4 / 20) / 2, (1 / 6.75 + 36 / 20) / 2]
+def test_group_normalized_is_the_groups_norm_by_its_mean():
+    # 9 + 16 + 4 and 1 + 1 + 36; biases do not count
+    expected = [29 / 33.5, 38 / 33.5]
     found = GroupNormalized()(GROUP, stats())
     assert found.tolist() == pytest.approx(expected)
     net = model()
-    net[0].weight.data *= 1000
-    assert GroupNormalized()(GROUP, stats(net)).tolist() == pytest.approx(
-        expected
+    for layer in net:
+        layer.weight.data *= 1000
+    found = GroupNormalized()(GROUP, stats(net))
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_group_normalized_counts_scales_of_norms_unless_told_not_to():
+    slices = (Slice('0.weight'), Slice('1.weight'), Slice('1.bias'))
+    group = PruneGroup('g', 'channel', 2, slices)
+    known = Statistics(
+        {
+            '0.weight': torch.tensor([[1.0], [2.0]]),
+            '1.weight': torch.tensor([3.0, 1.0]),
+            '1.bias': torch.tensor([50.0, 0.0]),
+        }
     )
+    # 1 + 9 and 4 + 1
+    found = GroupNormalized()(group, known).tolist()
+    assert found == pytest.approx([10 / 7.5, 5 / 7.5])
+    found = GroupNormalized(norms=False)(group, known).tolist()
+    assert found == pytest.approx([1 / 2.5, 4 / 2.5])
 
 
 def test_group_normalized_takes_another_criterion():
     ones = GroupNormalized(dict(type='mmprune.Magnitude', p=1), power=1)
-    # 3.5 and 1, 2 and 6
-    expected = [(3.5 / 2.25 + 0.5) / 2, (1 / 2.25 + 1.5) / 2]
+    # 3 + 4 + 2 and 1 + 1 + 6
+    expected = [9 / 8.5, 8 / 8.5]
     assert ones(GROUP, stats()).tolist() == pytest.approx(expected)
+
+
+def test_group_taylor_sums_the_sizes_of_first_order_changes():
+    known = Statistics(
+        {
+            '0.weight': torch.tensor([[1.0, -1.0], [2.0, 0.0]]),
+            '0.bias': torch.tensor([9.0, 9.0]),
+            '1.weight': torch.tensor([[1.0, 3.0]]),
+        },
+        grad={
+            '0.weight': torch.tensor([[2.0, 2.0], [1.0, 5.0]]),
+            '0.bias': torch.tensor([9.0, 9.0]),
+            '1.weight': torch.tensor([[-4.0, 1.0]]),
+        },
+    )
+    # 2 + 2 + 4 and 2 + 0 + 3
+    found = TASK_UTILS.build(criterion_config('group_taylor'))(GROUP, known)
+    assert found.tolist() == pytest.approx([8 / 6.5, 5 / 6.5])
+
+
+def test_group_taylor_leaves_out_what_the_loss_does_not_reach():
+    known = Statistics(
+        {'0.weight': torch.ones(2, 2), '1.weight': torch.ones(1, 2)},
+        grad={'1.weight': torch.tensor([[1.0, 3.0]])},
+    )
+    taylor = TASK_UTILS.build(criterion_config('group_taylor'))
+    assert taylor(GROUP, known).tolist() == [0.5, 1.5]
+    assert taylor(GROUP, Statistics(known.tensors)) is None
+
+
+def test_group_normalized_needs_a_criterion_of_single_weights():
+    with pytest.raises(ValueError, match='FPGM does not score single'):
+        GroupNormalized(dict(type='mmprune.FPGM'))
 
 
 @pytest.mark.parametrize('kind', ['FPGM', 'GroupNormalized'])

@@ -1,42 +1,40 @@
-"""Importance in which every layer of a group has the same say."""
+"""Importance of all that goes with a unit, by the mean of its group."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from ..groups import PruneGroup, matrices
+from ..groups import PruneGroup, Slice, unit_sums
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
 
-_L2 = dict(type='mmprune.Magnitude', p=2)
+_L1 = dict(type='mmprune.Magnitude', p=1)
 
 
 @TASK_UTILS.register_module()
 @dataclass(frozen=True)
 class GroupNormalized:
-    r"""Mean over a group's matrices of a criterion, each by its own mean.
+    r"""Sum over all weights that go with a unit, by the mean of its group.
 
-    :math:`\frac1S \sum_s I_{s,i}^p / \frac1n \sum_j I_{s,j}^p`, where
-    :math:`I_{s,i}` is what the criterion says of unit i from slice s alone.
-    Squares of norms are the unit's share of a layer's energy, which adds up
-    where norms do not: what all layers of a residual stream agree on keeps
-    its rank among narrow groups. A layer whose weights are ten times as large
-    decides no more than the others, and the units of different groups compare.
-    Grouped importance: Fang et al., "DepGraph: Towards Any Structural
-    Pruning", CVPR 2023. Single weights have no group.
+    :math:`I_i = \sum_{w \in i} s(w)^p`, divided by the mean of :math:`I`
+    over the group, where s is what the criterion says of a single weight of
+    the matrices that write and read the unit, and of the scales of its norms,
+    not of biases. Units of different groups compare, as a layer whose weights
+    are ten times as large decides no more than the others. With the size of
+    the weights and p = 2 it is the group norm of Fang et al., "DepGraph:
+    Towards Any Structural Pruning", CVPR 2023. Single weights have no group.
 
     Args:
-        criterion: Scores the units from a slice, or the config of one that
-            does; by default their L2 norm.
+        criterion: Scores single weights, or the config of one that does; by
+            default their size.
         power: The p above.
-        sides: ``both``, or ``producers`` for what writes a unit alone.
+        norms: Whether the scales of norms count.
     """
 
-    criterion: Any = field(default_factory=lambda: dict(_L2))
+    criterion: Any = field(default_factory=lambda: dict(_L1))
     power: float = 2.0
-    sides: str = 'both'
+    norms: bool = True
     # Scores of different groups compare as they are.
     comparable: ClassVar[bool] = True
 
@@ -44,6 +42,11 @@ class GroupNormalized:
         if isinstance(self.criterion, dict):
             built = TASK_UTILS.build(self.criterion)
             object.__setattr__(self, 'criterion', built)
+        if not hasattr(self.criterion, 'weights'):
+            raise ValueError(
+                f'{type(self.criterion).__name__} does not score single '
+                'weights; give a criterion that does'
+            )
 
     @property
     def needs(self) -> set[str]:
@@ -51,11 +54,28 @@ class GroupNormalized:
         return self.criterion.needs
 
     def __call__(self, group: PruneGroup, stats: Statistics) -> Tensor | None:
-        """Returns ``[group.size]``, or ``None`` where there is no score."""
-        scores = [
-            self.criterion(replace(group, producers=(s,), consumers=()), stats)
-            for s in matrices(group, stats.tensors, self.sides)
+        """Returns ``[group.size]``, or ``None`` without weights."""
+        sums = [
+            unit_sums(
+                self.criterion.weights(part.tensor, stats).double()
+                ** self.power,
+                part,
+                group.size,
+            )
+            for part in group.slices
+            if self._counts(part, stats)
         ]
-        powers = [s.double() ** self.power for s in scores if s is not None]
-        found = [s / s.mean().clamp_min(1e-300) for s in powers]
-        return torch.stack(found).mean(0) if found else None
+        if not sums:
+            return None
+        total = sum(sums)
+        return total / total.mean().clamp_min(1e-300)
+
+    def _counts(self, part: Slice, stats: Statistics) -> bool:
+        """Whether a slice is one of a matrix, or of the scale of a norm."""
+        name = part.tensor
+        read = [getattr(stats, need) for need in self.needs]
+        # A layer that the loss does not reach has no gradient.
+        if any(name not in found for found in (stats.tensors, *read)):
+            return False
+        scale = self.norms and name.rpartition('.')[2] == 'weight'
+        return stats.tensors[name].ndim > 1 or scale
