@@ -28,6 +28,7 @@ def render(
     """
     ours = sum(map(success, states))
     peer = sum(s['stages'].get('torch_pruning') == 'ok' for s in states)
+    unbuilt = sum(s['stages']['build'] != 'ok' for s in states)
     exported = sum(s['stages'].get('export') == 'ok' for s in states)
     spent = [own_seconds(s) for s in states if success(s)] or [0.0]
     head = ('family', 'config', 'params M', 'MACs G', 'CPU s')
@@ -55,7 +56,8 @@ def render(
             'What one run has done the next one keeps.',
             '',
             f'**{ours} of {len(states)}** families pass every stage, '
-            f'{exported} of them with an ONNX file ({len(missing)} of '
+            f'{exported} of them with an ONNX file; {unbuilt} do not build '
+            f'here unpruned ({len(missing)} of '
             f'{len(states) + len(missing)} were not run). A family is one '
             'config of each folder of the wheel that holds a detector or '
             'segmenter' + CHOSEN[package] + '; some folders hold the same '
@@ -66,7 +68,8 @@ def render(
             '',
             'Each stage is a process of its own. *build*: from the config, '
             'with random weights and calibrated batch norms; *prune*: '
-            f'{ratio:.0%} of the units by the front door, of the parameters '
+            f'{ratio:.0%} of the units of every layer by the front door '
+            '(`--scope layer`, as Torch-Pruning does), of the parameters '
             f'that hold units which may go at least {least(ratio):.0%} gone, '
             'masked equals pruned to 1e-4, written; *reload*: by a stock '
             'Runner from the checkpoint, outputs bit-identical; *train*: one '

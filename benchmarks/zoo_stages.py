@@ -210,7 +210,11 @@ def prune(work: Path, config: Path, ratio: float) -> dict:
     """Prunes as the command does, and keeps what the model predicts."""
     cfg = Config.fromfile(work / 'config.py')
     options = PruningOptions(
-        sparsity=ratio, mode='structured', latency_runs=0, prune_frozen=True
+        sparsity=ratio,
+        mode='structured',
+        scope='layer',  # or a group might be left out of what is tested
+        latency_runs=0,
+        prune_frozen=True,
     )
     model, meta = workflow.load_dense(cfg, work / 'dense.pth', options)
     result = workflow.prune(cfg, model, options)
