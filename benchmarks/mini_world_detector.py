@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     world = (args.world or out / 'mini_world').resolve()
     keep_settings(out, **dict(vars(args), out='', world=world))
     draw(world, args.scenes)
-    find_boxes(world, args.every)
+    find_boxes(world, dict(train=args.every, val=args.val_every))
     reports = dense_and_recovered(
         out,
         world,
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         args.pruning_ratio,
         (
             *('--target', 'macs', '--importance', args.importance),
-            *('--prune-frozen', '--latency-runs', 5),
+            *('--scope', args.scope, '--prune-frozen'),
+            *('--latency-runs', 5, '--max-keep-ckpts', 1),
         ),
     )
     found, models = columns(reports), reports['recovered']['models']
@@ -86,23 +87,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--out', type=Path, default=Path('mini_world_detector'))
     add('--world', type=Path, help='drawn before; else in --out')
     add('--scenes', type=int, default=40, help='of the world, 1/5 held out')
-    add('--every', type=int, default=2, help='keyframe of a scene is taken')
-    add('--epochs', type=int, default=8, help='of the dense model')
-    add('--retrain-epochs', type=int, default=4)
+    add('--every', type=int, default=6, help='keyframe to train on')
+    add('--val-every', type=int, default=2, help='keyframe to test on')
+    add('--epochs', type=int, default=14, help='of the dense model')
+    add('--retrain-epochs', type=int, default=32)
     add('--pruning-ratio', type=float, default=0.5, help='of the MACs')
-    add('--importance', default='l1')
+    add('--importance', default='l2')
+    add('--scope', default='isomorphic')
     add('--seed', type=int, default=0)
     return parser.parse_args(argv)
 
 
-def find_boxes(world: Path, every: int) -> None:
+def find_boxes(world: Path, every: dict[str, int]) -> None:
     """Writes the boxes on the pictures of the front cameras, always anew:
     another run may have taken other keyframes."""
     import mmprune  # noqa: F401
     from projects.VAD.data.picture_boxes import write_coco
     from projects.VAD.data.vad_dataset import NuScenesVADDataset
 
-    for split in ('train', 'val'):
+    for split, step in every.items():
         file = world / f'front_cameras_{split}.json'
         frames = NuScenesVADDataset(
             ann_file=str(world / INFOS.format(split)),
@@ -110,7 +113,7 @@ def find_boxes(world: Path, every: int) -> None:
             queue_length=1,
             test_mode=True,
         )
-        chosen = range(0, len(frames), every)
+        chosen = range(0, len(frames), step)
         pictures, boxes = write_coco(
             map(frames.get_data_info, chosen), file, CAMERAS, world
         )

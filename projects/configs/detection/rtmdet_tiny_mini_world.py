@@ -11,7 +11,7 @@ classes = (
     'car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier',
     'motorcycle', 'bicycle', 'pedestrian', 'traffic_cone',
 )  # fmt: skip
-size = (384, 224)
+size = (256, 160)
 
 model = dict(
     backbone=dict(init_cfg=None),
@@ -45,7 +45,7 @@ test_pipeline = [
     ),
 ]  # fmt: skip
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=4,
     num_workers=1,
     dataset=dict(
         data_root=data_root,
@@ -70,11 +70,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'front_cameras_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 8
+max_epochs = 14
 train_cfg = dict(
     max_epochs=max_epochs, val_interval=max_epochs, dynamic_intervals=None
 )
-optim_wrapper = dict(optimizer=dict(lr=0.002))
+optim_wrapper = dict(optimizer=dict(lr=0.0015))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(
@@ -86,7 +86,7 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(
-    checkpoint=dict(interval=1, max_keep_ckpts=1), logger=dict(interval=20)
+    checkpoint=dict(interval=1, max_keep_ckpts=1), logger=dict(interval=50)
 )
 # The stock schedule switches its pipeline 20 epochs before the end.
 custom_hooks = [
@@ -101,6 +101,6 @@ custom_hooks = [
 randomness = dict(seed=0)
 # Scores of classes before the sigmoid and boxes of all three levels.
 distillation = [
-    dict(source=f'bbox_head.rtm_cls.{level}', loss='mse', weight=0.5)
+    dict(source=f'bbox_head.rtm_cls.{level}', loss='mse', weight=0.1)
     for level in range(3)
 ]
