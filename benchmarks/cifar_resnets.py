@@ -67,7 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--data', type=Path, required=True, help='folder of data and weights')
     add('--work-dir', type=Path, default=Path('work_dirs/cifar_resnets'))
     add('--depths', type=int, nargs='+', default=[20, 56], choices=WEIGHTS)
-    add('--iters', type=int, default=32, help='steps of a recovery')
+    add('--iters', type=int, default=16, help='steps of a recovery')
     add('--lr', type=float, default=0.01, help='first rate; ends at 0')
     add('--stages', nargs='+', default=STAGES, choices=STAGES)
     add('--methods', nargs='+', help='only these rows, by the start of names')
