@@ -124,6 +124,31 @@ def test_widths_of_wide_groups_are_round_unless_that_misses_the_ratio(
     assert kept() == free
 
 
+class Insisting(TinyFamily):
+    """Of a model whose own code asks for a width, as attentions of mmdet."""
+
+    def forward(self, model):
+        width = 2 * self.cfg.model.width
+        assert model.one.out_channels == width, 'as wide as it was'
+        return super().forward(model)
+
+
+def test_a_group_whose_width_the_model_asserts_stays_dense(files):
+    cfg = Config.fromfile(files[0])
+    options = PruningOptions(
+        sparsity=0.5, mode='structured', scope='layer', latency_runs=0
+    )
+    model = build_model(cfg).eval()
+    dense = workflow.find_dense(cfg, model, options, lambda _: None)
+    dense = replace(dense, family=Insisting(cfg))
+    made = variants.remove_units(dense, options, lambda _: None)
+    reasons = {g.name: g.dense for g in made.groups}
+    assert 'as wide as it was' in reasons['one']
+    assert made.plan.keep.keys() == {
+        n for n, why in reasons.items() if not why
+    }
+
+
 def test_a_report_from_before_variants_had_names_is_read(files):
     report = json.loads((prune(files) / 'report.json').read_text())
     before = {k: v for k, v in report.items() if k != 'variants'}
