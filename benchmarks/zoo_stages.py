@@ -67,7 +67,8 @@ def build(work: Path, config: Path, ratio: float) -> dict:
         try:
             enliven(model, drawn(cfg, side, side))
             keep_teacher(model, cfg, work)
-            build_family(cfg).single_frame(model)
+            with torch.no_grad():
+                build_family(cfg).single_frame(model)
         except (RuntimeError, ValueError, IndexError) as error:
             fault = error
             continue
