@@ -81,14 +81,17 @@ def dense_and_recovered(
         pruning_ratio: What the two others lose.
         options: Further words of the pruning command.
     """
-    dense, seeded = folder / 'dense', f'randomness.seed={seed}'
+    dense, longest = folder / 'dense', max(epochs, retrain_epochs)
+    options_of_all = (
+        f'randomness.seed={seed}',
+        # All are evaluated in the end.
+        f'train_cfg.val_interval={longest + 1}',
+    )
     if not (dense / f'epoch_{epochs}.pth').is_file():
         run(
             *(world, 'tools/train.py', config, '--work-dir', dense),
-            *('--resume', '--cfg-options', seeded),
+            *('--resume', '--cfg-options', *options_of_all),
             f'train_cfg.max_epochs={epochs}',
-            # Evaluated with the others.
-            f'train_cfg.val_interval={epochs + 1}',
             f'param_scheduler.1.T_max={epochs}',
         )
     reports = {}
@@ -105,7 +108,7 @@ def dense_and_recovered(
                 *(*options, '--fine-tune', '--retrain', '--seed', seed),
                 *('--fine-tune-epochs', retrain_epochs),
                 *('--output-dir', folder / name, '--resume'),
-                *('--cfg-options', seeded),
+                *('--cfg-options', *options_of_all),
             )
         reports[name] = json.loads(report.read_text())
     return reports
