@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
             *('--scope', args.scope, '--prune-frozen'),
             *('--latency-runs', 5, '--max-keep-ckpts', 1),
         ),
+        # `--retrain` halves it.
+        (f'optim_wrapper.optimizer.lr={2 * args.retrain_lr}',),
     )
     found, models = columns(reports), reports['recovered']['models']
     print(table(found, models))
@@ -89,8 +91,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--scenes', type=int, default=40, help='of the world, 1/5 held out')
     add('--every', type=int, default=6, help='keyframe to train on')
     add('--val-every', type=int, default=2, help='keyframe to test on')
-    add('--epochs', type=int, default=14, help='of the dense model')
+    add('--epochs', type=int, default=46, help='of the dense model')
     add('--retrain-epochs', type=int, default=32)
+    add('--retrain-lr', type=float, default=0.0015)
     add('--pruning-ratio', type=float, default=0.5, help='of the MACs')
     add('--importance', default='l2')
     add('--scope', default='isomorphic')
