@@ -83,11 +83,11 @@ def dense_and_recovered(
         options: Further words of the pruning command.
         changes: Further ``--cfg-options`` of what follows the dense model.
     """
-    dense, longest = folder / 'dense', max(epochs, retrain_epochs)
+    dense = folder / 'dense'
     options_of_all = (
         f'randomness.seed={seed}',
         # All are evaluated in the end.
-        f'train_cfg.val_interval={longest + 1}',
+        f'train_cfg.val_interval={max(epochs, retrain_epochs) + 1}',
     )
     if not (dense / f'epoch_{epochs}.pth').is_file():
         run(

@@ -316,9 +316,8 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
     batch = family.small_batch(masked, training=True)
     if config.parent.name in DEEP:
         batch = drawn(cfg, SIDES[1], SIDES[1], training=True)
-    runs = (masked, 1e-6), (small, 0.0)
-    expected, found = (moved(family, m, batch, size) for m, size in runs)
-    lost = sorted(expected - found)
+    expected = moved(family, masked, batch, smallest=1e-6)
+    lost = sorted(expected - moved(family, small, batch))
     if lost:
         return dict(
             verdict=f'{len(lost)} parameters do not move, as {lost[0]}'
@@ -327,7 +326,7 @@ def train(work: Path, config: Path, ratio: float) -> dict | None:
 
 
 def moved(
-    family: Family, model: nn.Module, batch: dict, smallest: float
+    family: Family, model: nn.Module, batch: dict, smallest: float = 0.0
 ) -> set[str]:
     """Returns which parameters have a gradient and move in a step.
 

@@ -5,7 +5,7 @@ STAGES = ('build', 'prune', 'reload', 'train', 'export', 'torch_pruning')
 OURS = ('build', 'prune', 'reload', 'train')
 # What was found by other rules is found anew: count up when a stage changes
 # what it does or asks.
-RULES = 4
+RULES = 5
 LEAST = 0.25  # of the prunable parameters that 30% of the units must hold
 
 
