@@ -43,7 +43,7 @@ def masked_difference(
             of lists, tuples and dicts.
 
     Raises:
-        RuntimeError: If the pruned model does not run.
+        Exception: What the pruned model raises if it does not run.
         ValueError: If the two return tensors of different shapes, values
             that are not finite, or no tensors at all.
     """
