@@ -95,6 +95,23 @@ def test_the_file_is_what_coco_reads(frame, tmp_path):
     assert names == ['car', 'pedestrian']
 
 
+def test_classes_are_put_together_and_left_out(frame, tmp_path):
+    from pycocotools.coco import COCO
+
+    # A barrier hides the car, and is not written itself.
+    frame['gt_bboxes_3d'] = cubes((11, 0), (16, 0), (16, 1.5), (11, 6))
+    frame['gt_labels_3d'] = np.array([5, 0, 1, 7])
+    file = tmp_path / 'boxes.json'
+    kinds = dict(vehicle=['car', 'truck'], cyclist=['motorcycle', 'bicycle'])
+    write_coco([frame], file, CAMERAS[:1], tmp_path, categories=kinds)
+    coco = COCO(str(file))
+    assert coco.dataset['categories'] == [
+        dict(id=1, name='vehicle'),
+        dict(id=2, name='cyclist'),
+    ]
+    assert [a['category_id'] for a in coco.dataset['annotations']] == [1, 2]
+
+
 def test_a_broken_picture_is_named(frame, tmp_path):
     (tmp_path / 'samples' / 'CAM_FRONT.jpg').write_bytes(b'nothing')
     file = tmp_path / 'boxes.json'

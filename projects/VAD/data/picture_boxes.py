@@ -1,6 +1,6 @@
 """Boxes on pictures, from the 3-D boxes of keyframes, as a COCO file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,7 @@ def write_coco(
     cameras: Sequence[str],
     root: Path,
     least: float = 8.0,
+    categories: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[int, int]:
     """Writes the boxes of some cameras as a COCO annotation file.
 
@@ -30,6 +31,9 @@ def write_coco(
         cameras: Whose pictures.
         root: File names of pictures are relative to it.
         least: Pixels that a box has at least, in width and in height.
+        categories: The data set's classes that each category of the file
+            holds; boxes of other classes are not written. None makes each
+            class a category.
 
     Returns:
         How many pictures and how many boxes were written.
@@ -37,6 +41,14 @@ def write_coco(
     Raises:
         ValueError: If a picture cannot be decoded.
     """
+    if categories is None:
+        categories = {name: (name,) for name in CLASSES}
+    # Those of COCO begin with 1.
+    numbers = {
+        CLASSES.index(name): number
+        for number, names in enumerate(categories.values(), 1)
+        for name in names
+    }
     images, annotations = [], []
     for frame in frames:
         corners = box_corners(frame['gt_bboxes_3d'])
@@ -64,21 +76,23 @@ def write_coco(
             for (x, y, right, bottom), i in zip(
                 boxes.tolist(), kept.tolist(), strict=True
             ):
+                number = numbers.get(int(frame['gt_labels_3d'][i]))
+                if number is None:
+                    continue
                 wide, high = right - x, bottom - y
                 annotations.append(
                     dict(
                         id=len(annotations) + 1,
                         image_id=len(images) - 1,
-                        category_id=int(frame['gt_labels_3d'][i]) + 1,
+                        category_id=number,
                         bbox=[x, y, wide, high],
                         area=wide * high,
                         iscrowd=0,
                     )
                 )
-    categories = [dict(id=i + 1, name=n) for i, n in enumerate(CLASSES)]
+    named = [dict(id=i, name=name) for i, name in enumerate(categories, 1)]
     save_json(
-        dict(images=images, annotations=annotations, categories=categories),
-        path,
+        dict(images=images, annotations=annotations, categories=named), path
     )
     return len(images), len(annotations)
 

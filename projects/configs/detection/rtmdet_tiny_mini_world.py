@@ -7,10 +7,7 @@ here is mmdet's own.
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 
 data_root = '{{$MMPRUNE_MINI_WORLD:data/mini_world/}}'
-classes = (
-    'car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier',
-    'motorcycle', 'bicycle', 'pedestrian', 'traffic_cone',
-)  # fmt: skip
+classes = ('vehicle', 'pedestrian')
 size = (256, 160)
 
 model = dict(
@@ -20,13 +17,7 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='RandomResize',
-        scale=size,
-        ratio_range=(0.8, 1.6),
-        keep_ratio=True,
-    ),
-    dict(type='RandomCrop', crop_size=size),
+    dict(type='Resize', scale=size, keep_ratio=True),
     dict(type='YOLOXHSVRandomAug'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='Pad', size=size, pad_val=dict(img=(114, 114, 114))),
@@ -70,7 +61,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'front_cameras_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 46
+max_epochs = 40
 train_cfg = dict(
     max_epochs=max_epochs, val_interval=max_epochs, dynamic_intervals=None
 )
@@ -101,6 +92,6 @@ custom_hooks = [
 randomness = dict(seed=0)
 # Scores of classes before the sigmoid and boxes of all three levels.
 distillation = [
-    dict(source=f'bbox_head.rtm_cls.{level}', loss='mse', weight=0.5)
+    dict(source=f'bbox_head.rtm_cls.{level}', loss='mse', weight=0.1)
     for level in range(3)
 ]
