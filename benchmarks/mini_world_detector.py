@@ -78,14 +78,21 @@ def main(argv: list[str] | None = None) -> int:
     # CocoMetric says nothing of a model that finds nothing, and knows three
     # digits.
     dense, ours = (100 * found[n].get(METRICS[0][0], 0.0) for n in GOAL)
-    lost = round(dense - ours, 1)
-    print(
-        f'\nRecovered against the dense one trained as long: {-lost:+.1f} AP '
+    code, text = verdict(dense, ours)
+    print(f'\n{text}')
+    return code
+
+
+def verdict(dense: float, recovered: float) -> tuple[int, str]:
+    """Returns the exit code of two APs, and what it means."""
+    gained = round(recovered - dense, 1)
+    text = (
+        f'Recovered against the dense one trained as long: {gained:+.1f} AP '
         f'(at least {-BEHIND:.1f} is the goal)'
     )
     if dense < LEARNT:
-        print(f'{dense:.1f} AP is too little to say so: train for longer')
-    return int(lost > BEHIND or dense < LEARNT)
+        text += f'\n{dense:.1f} AP is too little to say so: train for longer'
+    return int(gained < -BEHIND or dense < LEARNT), text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
