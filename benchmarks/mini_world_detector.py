@@ -138,7 +138,7 @@ def find_boxes(world: Path, every: dict[str, int]) -> None:
             file,
             CAMERAS,
             world,
-            categories=CATEGORIES,
+            CATEGORIES,
         )
         print(f'{file}: {boxes} boxes on {pictures} pictures')
 

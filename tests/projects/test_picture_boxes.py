@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes
 
-from projects.VAD.data.keyframe_dataset import CAMERAS
+from projects.VAD.data.keyframe_dataset import CAMERAS, CLASSES
 from projects.VAD.data.picture_boxes import picture_boxes, write_coco
 from projects.VAD.drawing.layers import box_corners
 
@@ -62,6 +62,9 @@ def test_small_boxes_and_hidden_ones_are_left_out():
     assert found((16, 0), (11, 0), (16, 1.5))[1] == [1, 2]
 
 
+WHOLE = {name: [name] for name in CLASSES}
+
+
 @pytest.fixture
 def frame(tmp_path):
     """A keyframe with two boxes, as the data set gives it."""
@@ -84,14 +87,15 @@ def test_the_file_is_what_coco_reads(frame, tmp_path):
 
     file = tmp_path / 'boxes.json'
     cameras = CAMERAS[:2]
-    assert write_coco([frame], file, cameras, tmp_path) == (2, 4)
+    assert write_coco([frame], file, cameras, tmp_path, WHOLE) == (2, 4)
     coco = COCO(str(file))
     assert [image['file_name'] for image in coco.loadImgs([0, 1])] == [
         f'samples/{camera}.jpg' for camera in cameras
     ]
     first, second = coco.loadAnns(coco.getAnnIds([0]))
     assert first['bbox'] == [90, 40, 20, 20]
-    names = [c['name'] for c in coco.loadCats([1, second['category_id']])]
+    numbers = [first['category_id'], second['category_id']]
+    names = [c['name'] for c in coco.loadCats(numbers)]
     assert names == ['car', 'pedestrian']
 
 
@@ -103,7 +107,7 @@ def test_classes_are_put_together_and_left_out(frame, tmp_path):
     frame['gt_labels_3d'] = np.array([5, 0, 1, 7])
     file = tmp_path / 'boxes.json'
     kinds = dict(vehicle=['car', 'truck'], cyclist=['motorcycle', 'bicycle'])
-    write_coco([frame], file, CAMERAS[:1], tmp_path, categories=kinds)
+    write_coco([frame], file, CAMERAS[:1], tmp_path, kinds)
     coco = COCO(str(file))
     assert coco.dataset['categories'] == [
         dict(id=1, name='vehicle'),
@@ -116,5 +120,5 @@ def test_a_broken_picture_is_named(frame, tmp_path):
     (tmp_path / 'samples' / 'CAM_FRONT.jpg').write_bytes(b'nothing')
     file = tmp_path / 'boxes.json'
     with pytest.raises(ValueError, match='CAM_FRONT.*cannot be decoded'):
-        write_coco([frame], file, ['CAM_FRONT'], tmp_path)
+        write_coco([frame], file, ['CAM_FRONT'], tmp_path, WHOLE)
     assert not file.exists()

@@ -20,8 +20,8 @@ def write_coco(
     path: Path,
     cameras: Sequence[str],
     root: Path,
+    categories: Mapping[str, Sequence[str]],
     least: float = 8.0,
-    categories: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[int, int]:
     """Writes the boxes of some cameras as a COCO annotation file.
 
@@ -30,10 +30,9 @@ def write_coco(
         path: The file.
         cameras: Whose pictures.
         root: File names of pictures are relative to it.
-        least: Pixels that a box has at least, in width and in height.
         categories: The data set's classes that each category of the file
-            holds; boxes of other classes are not written. None makes each
-            class a category.
+            holds; boxes of other classes are not written.
+        least: Pixels that a box has at least, in width and in height.
 
     Returns:
         How many pictures and how many boxes were written.
@@ -41,8 +40,6 @@ def write_coco(
     Raises:
         ValueError: If a picture cannot be decoded.
     """
-    if categories is None:
-        categories = {name: (name,) for name in CLASSES}
     # Those of COCO begin with 1.
     numbers = {
         CLASSES.index(name): number

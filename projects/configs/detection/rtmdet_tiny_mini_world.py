@@ -61,7 +61,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'front_cameras_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 40
+max_epochs = 120
 train_cfg = dict(
     max_epochs=max_epochs, val_interval=max_epochs, dynamic_intervals=None
 )
@@ -90,7 +90,7 @@ custom_hooks = [
     )
 ]
 randomness = dict(seed=0)
-# Scores of classes before the sigmoid and boxes of all three levels.
+# Scores of classes before the sigmoid, of all three levels.
 distillation = [
     dict(source=f'bbox_head.rtm_cls.{level}', loss='mse', weight=0.1)
     for level in range(3)
