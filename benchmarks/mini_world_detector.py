@@ -70,8 +70,6 @@ def main(argv: list[str] | None = None) -> int:
             *('--scope', args.scope, '--prune-frozen'),
             *('--latency-runs', 5, '--max-keep-ckpts', 1),
         ),
-        # `--retrain` halves it.
-        (f'optim_wrapper.optimizer.lr={2 * args.retrain_lr}',),
     )
     found, models = columns(reports), reports['recovered']['models']
     print(table(found, models))
@@ -109,7 +107,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--val-every', type=int, default=2, help='keyframe to test on')
     add('--epochs', type=int, default=120, help='of the dense model')
     add('--retrain-epochs', type=int, default=80)
-    add('--retrain-lr', type=float, default=0.00075)
     add('--pruning-ratio', type=float, default=0.5, help='of the MACs')
     add('--importance', default='kd_grad')
     add('--scope', default='global')

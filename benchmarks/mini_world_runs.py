@@ -66,7 +66,6 @@ def dense_and_recovered(
     retrain_epochs: int,
     pruning_ratio: float,
     options: Sequence[object],
-    changes: Sequence[str] = (),
 ) -> dict[str, dict]:
     """Returns the reports of ``longer``, ``recovered`` and ``distilled``.
 
@@ -81,7 +80,6 @@ def dense_and_recovered(
         retrain_epochs: Of what follows it.
         pruning_ratio: What the two others lose.
         options: Further words of the pruning command.
-        changes: Further ``--cfg-options`` of what follows the dense model.
     """
     dense = folder / 'dense'
     options_of_all = (
@@ -110,7 +108,7 @@ def dense_and_recovered(
                 *(*options, '--fine-tune', '--retrain', '--seed', seed),
                 *('--fine-tune-epochs', retrain_epochs),
                 *('--output-dir', folder / name, '--resume'),
-                *('--cfg-options', *options_of_all, *changes),
+                *('--cfg-options', *options_of_all),
             )
         reports[name] = json.loads(report.read_text())
     return reports

@@ -86,8 +86,8 @@ PEER = 'torch-pruning: Taylor, global'
 @pytest.mark.parametrize(
     'more, sure',
     [
-        # Both name other pictures: a lead of n of n is sure from four on,
-        # where n > 1.96 sqrt(n).
+        # Of n pictures on which the two differ the peer names all: sure
+        # from four on, where n > 1.96 sqrt(n).
         (3, False),
         (4, True),
     ],
