@@ -106,7 +106,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument('--ratio', type=float, default=0.3)
     parser.add_argument(
-        '--limit', type=int, default=300, help='CPU seconds for a family'
+        '--limit', type=int, default=900, help='CPU seconds for a family'
     )
     parser.add_argument(
         '--again', action='store_true', help='repeat those that failed'
