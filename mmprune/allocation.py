@@ -2,7 +2,7 @@
 rounds."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -58,13 +58,25 @@ def num_removed(sparsity: float, total: int, fill_back: float = 0.0) -> int:
     return count - math.floor(fill_back * count + 1e-9)
 
 
+def fewest(min_keep: float, size: int) -> int:
+    """Returns how many units of a group of ``size`` stay at least.
+
+    ``min_keep`` is their number or, below 1, their fraction, so that no layer
+    is all but emptied where all compete.
+    """
+    if min_keep >= 1:
+        return min(int(min_keep), size)
+    # 0.1 * 30 is 3.0000000000000004.
+    return math.ceil(min_keep * size - 1e-9)
+
+
 def allocate(
     scores: dict[str, Tensor],
     sparsity: float,
     *,
     round_to: int = 1,
     round_from: int = 0,
-    min_keep: int = 1,
+    min_keep: float = 1,
     fill_back: float = 0.0,
     strict: bool = True,
 ) -> Keep:
@@ -82,7 +94,7 @@ def allocate(
         round_to: The number of kept units of a group that loses any is a
             multiple of this.
         round_from: Groups of fewer units keep any number of them.
-        min_keep: Units that every group keeps.
+        min_keep: Units that every group keeps, see :func:`fewest`.
         fill_back: See :func:`num_removed`.
         strict: Whether a sparsity that ``min_keep`` does not allow is an
             error; if not, groups then keep just that many.
@@ -94,7 +106,8 @@ def allocate(
     total = sum(len(s) for s in scores.values())
     count = num_removed(sparsity, total, fill_back)
     if not strict:
-        count = min(count, total - min_keep * len(scores))
+        kept = sum(fewest(min_keep, len(s)) for s in scores.values())
+        count = min(count, total - kept)
     return remove_lowest(scores, count, round_to, min_keep, round_from)
 
 
@@ -102,7 +115,7 @@ def remove_lowest(
     scores: dict[str, Tensor],
     count: int,
     round_to: int = 1,
-    min_keep: int = 1,
+    min_keep: float = 1,
     round_from: int = 0,
 ) -> Keep:
     """Returns the units that stay when the ``count`` lowest go.
@@ -136,7 +149,7 @@ def remove_lowest(
 def removal_order(
     scores: dict[str, Tensor],
     round_to: int = 1,
-    min_keep: int = 1,
+    min_keep: float = 1,
     round_from: int = 0,
 ) -> list[Chunk]:
     """Returns all removable units in the order in which they go.
@@ -160,7 +173,8 @@ def removal_order(
                 'weights and the calibration data for NaN'
             )
         removed = 0
-        for chunk, key in _chunks(name, score, step, min_keep):
+        least = fewest(min_keep, len(score))
+        for chunk, key in _chunks(name, score, step, least):
             # Equal scores everywhere (fresh norm scales) shrink all groups
             # alike instead of emptying the first one.
             keyed.append((key, removed / len(score), len(keyed), chunk))
@@ -276,40 +290,6 @@ def meet_budget(
             'chunks of units reach; lower round_to or change the ratio'
         )
     return keep
-
-
-def spread_sparsity(
-    worth: Sequence[float],
-    sizes: Sequence[int],
-    sparsity: float,
-    limit: float,
-) -> list[float]:
-    """Returns a sparsity for each part, lower where it is worth more.
-
-    Linear in the worth; the mean, weighted by size, is the sparsity, and the
-    most and the least worthy part differ by twice the limit.
-
-    Args:
-        worth: Of each part, in any unit.
-        sizes: Weights of each part.
-        sparsity: Of all parts together.
-        limit: Half of the largest difference.
-
-    Raises:
-        ValueError: If a part would lose less than nothing or all.
-    """
-    span = max(worth) - min(worth)
-    scaled = [2 * limit * (w - min(worth)) / (span or 1.0) for w in worth]
-    total = sum(sizes)
-    mean = sum(s * n for s, n in zip(scaled, sizes, strict=True)) / total
-    found = [sparsity + mean - s for s in scaled]
-    if min(found) < 0 or max(found) >= 1:
-        raise ValueError(
-            f'a sparsity of {sparsity:g} that differs by up to {limit:g} '
-            f'would be {min(found):.3f} in one part and {max(found):.3f} in '
-            'another; lower the limit'
-        )
-    return found
 
 
 def lowest(values: Tensor, count: int) -> Tensor:

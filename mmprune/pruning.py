@@ -57,7 +57,7 @@ def prune(
     scope: str = 'global',
     target: str = 'units',
     round_to: int = 1,
-    min_keep: int = 1,
+    min_keep: float = 1,
     protect: Sequence[str] = (),
     batches: Iterable[Any] = (),
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
@@ -80,7 +80,8 @@ def prune(
         target: What the ratio counts: ``units``, ``params``, ``macs`` or
             ``latency``, measured here on the example and met within 3 %.
         round_to: Kept channels and neurons are a multiple of this.
-        min_keep: Channels and neurons that every group keeps.
+        min_keep: Channels and neurons that every group keeps; below 1, the
+            fraction of them.
         protect: Regular expressions; groups whose name or tensors match stay
             whole.
         batches: Calibration data, for ``taylor``.

@@ -51,6 +51,21 @@ def test_the_best_unit_of_a_group_is_exempt():
     assert allocate(scores, 1 / 3, min_keep=2)['low'] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ('fraction', 'a', 'b'), [(0.25, 1, 2), (0.5, 2, 4), (0.3, 2, 3)]
+)
+def test_every_group_keeps_a_fraction_of_its_units(fraction, a, b):
+    scores = {'a': torch.zeros(4), 'b': torch.zeros(8), 'c': torch.ones(100)}
+    keep = allocate(scores, 0.5, min_keep=fraction)
+    assert {k: len(v) for k, v in keep.items()} == {
+        'a': a,
+        'b': b,
+        'c': 56 - a - b,
+    }
+    kept = allocate(scores, 0.9, min_keep=0.5, strict=False)
+    assert [len(units) for units in kept.values()] == [2, 4, 50]
+
+
 def test_equal_scores_shrink_groups_alike():
     scores = {'a': torch.ones(4), 'b': torch.ones(8)}
     assert {k: len(v) for k, v in allocate(scores, 0.5).items()} == {
@@ -86,6 +101,8 @@ def test_impossible_sparsity_is_refused():
         allocate(SCORES, 0.9)
     with pytest.raises(ValueError, match='min_keep=3'):
         allocate({'a': torch.rand(4)}, 0.5, min_keep=3)
+    with pytest.raises(ValueError, match='min_keep=0.75'):
+        allocate({'a': torch.rand(4)}, 0.5, min_keep=0.75)
 
 
 def test_bad_options_are_refused():

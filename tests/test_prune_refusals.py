@@ -57,6 +57,7 @@ def fails(capsys, files, *flags):
         (['--round-to', '0'], 'at least 1'),
         (['--for', 'tensorrt', '--round-to', '8'], 'rounds to 16'),
         (['--min-keep', '0', '--mode', 'unstructured'], 'at least 1'),
+        (['--min-keep', '1.5'], 'a fraction between 0 and 1, found 1.5'),
         (['--latency-runs', '-1'], 'must not be negative'),
         (['--device', 'cpu:foo'], '--device is cpu, cuda or cuda:N'),
         (['--output-dir', ''], '--output-dir is empty'),

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..allocation import spread_sparsity
 from ..importance.wanda import Wanda
 from ..registry import TASK_UTILS
 from ..statistics import Statistics
@@ -64,3 +63,37 @@ class OutlierRatios:
             sparsity: Of all blocks together.
         """
         return spread_sparsity(outliers, sizes, sparsity, self.limit)
+
+
+def spread_sparsity(
+    worth: Sequence[float],
+    sizes: Sequence[int],
+    sparsity: float,
+    limit: float,
+) -> list[float]:
+    """Returns a sparsity for each part, lower where it is worth more.
+
+    Linear in the worth; the mean, weighted by size, is the sparsity, and the
+    most and the least worthy part differ by twice the limit.
+
+    Args:
+        worth: Of each part, in any unit.
+        sizes: Weights of each part.
+        sparsity: Of all parts together.
+        limit: Half of the largest difference.
+
+    Raises:
+        ValueError: If a part would lose less than nothing or all.
+    """
+    span = max(worth) - min(worth)
+    scaled = [2 * limit * (w - min(worth)) / (span or 1.0) for w in worth]
+    total = sum(sizes)
+    mean = sum(s * n for s, n in zip(scaled, sizes, strict=True)) / total
+    found = [sparsity + mean - s for s in scaled]
+    if min(found) < 0 or max(found) >= 1:
+        raise ValueError(
+            f'a sparsity of {sparsity:g} that differs by up to {limit:g} '
+            f'would be {min(found):.3f} in one part and {max(found):.3f} in '
+            'another; lower the limit'
+        )
+    return found

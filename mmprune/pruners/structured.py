@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..allocation import (
     Keep,
     allocate,
+    fewest,
     keep_after,
     meet_budget,
     merge_orders,
@@ -56,9 +57,9 @@ class StructuredPruner:
             of this.
         round_from: Of groups with at least so many units; narrower ones keep
             any number.
-        min_keep: Channels and neurons that every group keeps, of other units
-            one; or a number for each granularity. Whole blocks (``layer``)
-            are groups of one unit, of which none has to stay.
+        min_keep: Channels and neurons that every group keeps, below 1 as a
+            fraction, of other units one; or a number for each granularity.
+            Whole blocks (``layer``) are groups of one unit and may all go.
         protect: Regular expressions; groups whose name or tensors match stay
             dense.
         tolerance: How near ``params`` and ``macs`` have to come, as a
@@ -81,7 +82,7 @@ class StructuredPruner:
     scope: str = 'global'
     round_to: int = 1
     round_from: int = 0
-    min_keep: int | Mapping[str, int] = 1
+    min_keep: float | Mapping[str, float] = 1
     protect: Sequence[str] = ()
     tolerance: float = 0.005
     normalize: str | None = 'mean'
@@ -351,7 +352,7 @@ class StructuredPruner:
         sparsity: float,
         stats: Statistics,
         before: PruningPlan | None,
-        least: int,
+        min_keep: float,
     ) -> dict[str, int]:
         """Units that the surviving weights of the writing matrices fill."""
         survivors = surviving_weights(stats.tensors, groups, sparsity)
@@ -363,6 +364,7 @@ class StructuredPruner:
             if before is not None and group.name in before.keep:
                 most = len(before.keep[group.name])
             # 28.999999999999996 units are 29.
+            least = fewest(min_keep, group.size)
             filled[group.name] = max(least, min(int(whole + 1e-9), most))
         return filled
 

@@ -117,6 +117,11 @@ class LaunchOptions:
 # -- pruning ---------------------------------------------------------------
 
 
+def _number(text: str) -> float:
+    """Returns a whole number as such, so that it is shown as it was given."""
+    return int(text) if text.isdecimal() else float(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruningOptions:
     """How to prune."""
@@ -183,8 +188,11 @@ class PruningOptions:
         flag='--for',
         choices=tuple(WIDTHS),
     )
-    min_keep: int = option(
-        1, 'channels and neurons that every group keeps', least=1
+    min_keep: float = option(
+        1,
+        'channels and neurons that every group keeps; below 1, the fraction '
+        'of them',
+        type=_number,
     )
     protect: tuple[str, ...] = option(
         (),
@@ -226,6 +234,13 @@ class PruningOptions:
             raise ValueError(
                 f'--pattern-from {self.pattern_from} says which layers get a '
                 'pattern, and there is none; give --pattern, such as 2:4'
+            )
+        if not (
+            0 < self.min_keep < 1 or self.min_keep % 1 == 0 < self.min_keep
+        ):
+            raise ValueError(
+                '--min-keep is a whole number that is at least 1, or a '
+                f'fraction between 0 and 1, found {self.min_keep}'
             )
         if self.target == 'latency' and not self.latency_runs:
             raise ValueError(
