@@ -67,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         args.pruning_ratio,
         (
             *('--target', 'macs', '--importance', args.importance),
-            *('--scope', args.scope, '--prune-frozen'),
+            *('--scope', args.scope, '--min-keep', args.min_keep),
+            '--prune-frozen',
             *('--latency-runs', 5, '--max-keep-ckpts', 1),
         ),
     )
@@ -110,6 +111,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--pruning-ratio', type=float, default=0.5, help='of the MACs')
     add('--importance', default='kd_grad')
     add('--scope', default='global')
+    add('--min-keep', type=float, default=0.25, help='of every group')
     add('--seed', type=int, default=0)
     return parser.parse_args(argv)
 
