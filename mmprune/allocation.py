@@ -159,9 +159,10 @@ def removal_order(
     Raises:
         ValueError: If a score is not finite, or an option too small.
     """
-    if round_to < 1 or min_keep < 0:
+    if round_to < 1 or min_keep < 0 or min_keep > 1 and min_keep % 1:
         raise ValueError(
             'round_to and min_keep are numbers of units, at least 1 and 0, '
+            'or min_keep below 1 their fraction, '
             f'found {round_to} and {min_keep}'
         )
     keyed = []

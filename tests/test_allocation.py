@@ -108,6 +108,8 @@ def test_impossible_sparsity_is_refused():
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match='at least 1'):
         allocate(SCORES, 0.5, round_to=0)
+    with pytest.raises(ValueError, match=r'fraction, found 1 and 1\.5'):
+        allocate(SCORES, 0.5, min_keep=1.5)
     with pytest.raises(ValueError, match='not finite'):
         allocate({'a': torch.tensor([1.0, float('nan')])}, 0.5)
 

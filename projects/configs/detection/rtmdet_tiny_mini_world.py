@@ -80,8 +80,8 @@ default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=1), logger=dict(interval=50)
 )
 # The mean of the last ten epochs: stock's momentum of 0.0002 and gamma of 2000
-# are for trainings of 300 times as many steps. The switch of its pipeline 20
-# epochs before the end is left out.
+# are for a training of twenty times as many steps. The switch of its pipeline
+# 20 epochs before the end is left out.
 custom_hooks = [
     dict(
         type='EMAHook',
