@@ -11,7 +11,8 @@ written to a file of its own in --work-dir and left alone when the command is
 started again; a second one beside it goes --backwards, and both share the
 work. Exits with 1 where torch-pruning's best one is ahead of the best of ours,
 of all, by size or by gradient, by more than chance explains (McNemar's test
-on the same pictures, 5 %), or where a number is missing.
+on the same pictures, 5 % for all comparisons together), or where a number is
+missing.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from cifar_table import (  # noqa: E402
     behind,
     key,
     table,
+    verdict,
 )
 from torch import Tensor, nn  # noqa: E402
 
@@ -272,16 +274,10 @@ def main(argv: list[str] | None = None) -> int:
             'pictures\n'
         )
         print(table(known, depth))
-    ahead, missing = behind(known, args)
-    print()
-    for point, sure in ahead:
-        print(
-            f'torch-pruning is ahead, {"not " * (not sure)}by more than '
-            f'chance: {point}'
-        )
     every = len(args.depths) * len(RATIOS) * len(args.stages) * len(MATCHES)
-    print(f'{every - missing} of {every} comparisons made')
-    return int(missing > 0 or any(sure for _, sure in ahead))
+    code, text = verdict(*behind(known, args), every)
+    print(f'\n{text}')
+    return code
 
 
 if __name__ == '__main__':

@@ -54,6 +54,7 @@ THEIRS = {
     'torch-pruning: magnitude, inside': (MAGNITUDE, True, False),
     'torch-pruning: Taylor, inside': (TAYLOR, True, False),
 }
+LEVEL = 0.05  # of being wrong somewhere
 STAGES = ('before', 'recovered', 'distilled')
 # Which of ours stand beside which of theirs.
 MATCHES = {
@@ -125,16 +126,17 @@ def best(
 
 def behind(
     known: Store, args: argparse.Namespace
-) -> tuple[list[tuple[str, bool]], int]:
-    """Returns the points at which torch-pruning is ahead, whether by more
-    than chance explains, and how many points cannot be compared yet."""
-    ahead, missing = [], 0
+) -> tuple[list[tuple[str, float]], int]:
+    """Returns the points at which torch-pruning is ahead, each with how likely
+    so much of a lead is where both are as good (McNemar's test on the same
+    pictures), and how many points can be compared."""
+    ahead, compared = [], 0
     points = itertools.product(args.depths, RATIOS, args.stages)
     for (depth, ratio, stage), kind in itertools.product(points, MATCHES):
         pair = [best(known, n, depth, ratio, stage) for n in MATCHES[kind]]
         if None in pair:
-            missing += 1
             continue
+        compared += 1
         pictures = list(zip(*(cell['right'] for cell in pair), strict=True))
         lead = pictures.count(('0', '1')) - pictures.count(('1', '0'))
         if lead > 0:
@@ -144,7 +146,29 @@ def behind(
                 (
                     f'ResNet-{depth}, {ratio:.0%}, {stage}, {kind}: {mine} '
                     f'against {other}',
-                    lead > 1.96 * math.sqrt(differ),
+                    math.erfc(lead / math.sqrt(2 * differ)),
                 )
             )
-    return ahead, missing
+    return ahead, compared
+
+
+def verdict(
+    ahead: list[tuple[str, float]], compared: int, asked: int
+) -> tuple[int, str]:
+    """Returns the exit code of what `behind` found, and what it means.
+
+    Many comparisons share one level (Bonferroni): of 54 at 5 % each, two or
+    three would show a difference where there is none.
+    """
+    level = LEVEL / max(compared, 1)
+    lines = [
+        f'torch-pruning is ahead, {"" if chance < level else "not "}by more '
+        f'than chance: {point} (p = {chance:.3f})'
+        for point, chance in ahead
+    ]
+    lines.append(
+        f'{compared} of {asked} comparisons made; more than chance is '
+        f'p < {level:.4f}, {LEVEL:.0%} for all of them together'
+    )
+    sure = any(chance < level for _, chance in ahead)
+    return int(compared < asked or sure), '\n'.join(lines)

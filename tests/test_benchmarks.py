@@ -81,34 +81,45 @@ def write(store, name, ratio, right):
 
 ASKED = Namespace(depths=[20], stages=['before'])
 PEER = 'torch-pruning: Taylor, global'
+EVERY = 9  # three ratios by three kinds
 
 
 @pytest.mark.parametrize(
-    'more, sure',
+    'more, code',
     [
-        # Of n pictures on which the two differ the peer names all: sure
-        # from four on, where n > 1.96 sqrt(n).
-        (3, False),
-        (4, True),
+        # Of n pictures on which the two differ the peer names all. 9
+        # comparisons share 5 %: sure where n > 2.77 sqrt(n), from 8 on.
+        (7, 0),
+        (8, 1),
     ],
 )
 def test_the_peer_is_ahead_by_more_pictures_than_chance_explains(
-    known, more, sure
+    known, more, code
 ):
     import cifar_table
 
     write(known, PEER, 0.5, '11' * more + '10' * (50 - more))
-    ahead, missing = cifar_table.behind(known, ASKED)
-    assert missing == 0
-    assert [found for _, found in ahead] == [sure, sure]
+    ahead, compared = cifar_table.behind(known, ASKED)
+    assert compared == EVERY
+    assert len(ahead) == 2
     assert all('ResNet-20, 50%' in point for point, _ in ahead)
+    assert cifar_table.verdict(ahead, compared, EVERY)[0] == code
+
+
+def test_how_likely_a_lead_is_by_chance(known):
+    import cifar_table
+
+    write(known, PEER, 0.5, '11' * 4 + '10' * 46)
+    (_, first), (_, second) = cifar_table.behind(known, ASKED)[0]
+    # 4 of 4 are two standard deviations: 4.55 % of a normal distribution.
+    assert first == second == pytest.approx(0.0455, abs=1e-4)
 
 
 def test_as_many_pictures_are_not_behind(known):
     import cifar_table
 
     write(known, PEER, 0.5, '01' * 50)
-    assert cifar_table.behind(known, ASKED) == ([], 0)
+    assert cifar_table.behind(known, ASKED) == ([], EVERY)
 
 
 def test_what_is_not_measured_is_not_compared(known):
@@ -116,7 +127,10 @@ def test_what_is_not_measured_is_not_compared(known):
 
     (path,) = known.folder.glob('20_fisher_0.7_*')
     path.unlink()
-    assert cifar_table.behind(known, ASKED) == ([], 2)
+    ahead, compared = cifar_table.behind(known, ASKED)
+    assert (ahead, compared) == ([], EVERY - 2)
+    assert cifar_table.verdict(ahead, compared, EVERY)[0] == 1
+    assert cifar_table.verdict(ahead, EVERY, EVERY)[0] == 0
 
 
 @pytest.mark.parametrize(
