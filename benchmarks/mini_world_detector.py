@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             '--prune-frozen',
             *('--latency-runs', 5, '--max-keep-ckpts', 1),
         ),
+        # --retrain takes half of the config's.
+        [f'optim_wrapper.optimizer.lr={2 * args.retrain_lr}'],
     )
     found, models = columns(reports), reports['recovered']['models']
     print(table(found, models))
@@ -107,7 +109,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--every', type=int, default=16, help='keyframe to train on')
     add('--val-every', type=int, default=2, help='keyframe to test on')
     add('--epochs', type=int, default=120, help='of the dense model')
-    add('--retrain-epochs', type=int, default=80)
+    add('--retrain-epochs', type=int, default=60)
+    add('--retrain-lr', type=float, default=1.5e-3, help='at its start')
     add('--pruning-ratio', type=float, default=0.5, help='of the MACs')
     add('--importance', default='kd_grad')
     add('--scope', default='global')

@@ -66,6 +66,7 @@ def dense_and_recovered(
     retrain_epochs: int,
     pruning_ratio: float,
     options: Sequence[object],
+    settings: Sequence[str] = (),
 ) -> dict[str, dict]:
     """Returns the reports of ``longer``, ``recovered`` and ``distilled``.
 
@@ -80,6 +81,7 @@ def dense_and_recovered(
         retrain_epochs: Of what follows it.
         pruning_ratio: What the two others lose.
         options: Further words of the pruning command.
+        settings: Further config options of it, KEY=VALUE.
     """
     dense = folder / 'dense'
     options_of_all = (
@@ -108,7 +110,7 @@ def dense_and_recovered(
                 *(*options, '--fine-tune', '--retrain', '--seed', seed),
                 *('--fine-tune-epochs', retrain_epochs),
                 *('--output-dir', folder / name, '--resume'),
-                *('--cfg-options', *options_of_all),
+                *('--cfg-options', *options_of_all, *settings),
             )
         reports[name] = json.loads(report.read_text())
     return reports
