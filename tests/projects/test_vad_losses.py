@@ -166,6 +166,21 @@ def test_each_weight_scales_its_own_loss_in_every_layer():
         torch.testing.assert_close(more[key], factor * value)
 
 
+@pytest.mark.parametrize('part', ['all_', 'map_all_'])
+def test_every_layer_of_the_longer_decoder_learns(part):
+    outs, gt = random_step(layers=4)
+    for name in list(outs):
+        if 'all_' in name and not name.startswith(part):
+            outs[name] = outs[name].detach()[:2].requires_grad_()
+    losses = VADLoss()(outs, [gt], CODE_WEIGHTS, MAP_CODE_WEIGHTS)
+    sum(losses.values()).backward()
+    scores = outs[f'{part}cls_scores'].grad
+    assert (scores.flatten(1).abs().sum(1) > 0).all()
+    assert {'d0.loss_cls', 'd0.loss_map_cls'} < losses.keys()
+    assert ('d2.loss_cls' in losses) == (part == 'all_')
+    assert ('d2.loss_map_cls' in losses) == (part == 'map_all_')
+
+
 @pytest.mark.parametrize(
     ('epoch', 'weight'),
     # 1.1 / (1 + exp(32.5 - 100 p)): the exponent is 32.5, 2.5, -2.5, -67.5

@@ -138,7 +138,8 @@ class VADLoss(nn.Module):
         """Returns the weighted losses; their sum is the total.
 
         Args:
-            outs: Raw outputs of the head, L decoder layers: ``all_cls_scores
+            outs: Raw outputs of the head, L layers of objects and L of lines,
+                which may be of other numbers: ``all_cls_scores
                 [L, B, A, 10]``, ``all_bbox_preds [L, B, A, 10]``,
                 ``all_traj_preds [L, B, A, 6, 12]``, ``all_traj_cls_scores
                 [L, B, A, 6]``, ``map_all_cls_scores [L, B, V, 3]``,
@@ -157,15 +158,20 @@ class VADLoss(nn.Module):
             prefix ``d0.``, ``d1.``, ...
         """
         outs = {k: v.float() for k, v in outs.items() if isinstance(v, Tensor)}
-        layers = range(len(outs['all_cls_scores']))
-        boxes = [self._boxes(outs, gts, i, code_weights) for i in layers]
-        lines = [self._lines(outs, gts, i, map_code_weights) for i in layers]
+        boxes = [
+            self._boxes(outs, gts, i, code_weights)
+            for i in range(len(outs['all_cls_scores']))
+        ]
+        lines = [
+            self._lines(outs, gts, i, map_code_weights)
+            for i in range(len(outs['map_all_cls_scores']))
+        ]
         losses = boxes[-1] | lines[-1] | self._plan(outs, gts)
         for part in (boxes, lines):
-            for i in layers[:-1]:
-                for name in part[i]:
+            for i, layer in enumerate(part[:-1]):
+                for name in layer:
                     if not name.startswith('loss_traj'):
-                        losses[f'd{i}.{name}'] = part[i][name]
+                        losses[f'd{i}.{name}'] = layer[name]
         return {
             name: (self.weights[name.split('.')[-1]] * loss).nan_to_num()
             for name, loss in losses.items()
