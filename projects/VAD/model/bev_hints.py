@@ -7,6 +7,7 @@ cars stood in the scenes of the training.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,33 @@ ALPHA, GAMMA = 0.75, 2.0
 # Of an object: metres to its centre in x and y, sine and cosine of its yaw.
 POSE_SIZE = 4
 METRES = 2.0
+# Metres around a line in which cells are told the way to it.
+REACH = 3.0
 # What is on a cell at the start, as a logit: next to nothing.
 START = -3.0
 
 
+class CellTargets(NamedTuple):
+    """What is on each of the HW cells of a BEV, and how far away lines are.
+
+    Attributes:
+        kinds: ``[HW, classes + map classes]``, 1 for what is on the cell.
+        poses: ``[HW, 4]``, of the object there.
+        known: ``[HW]``, 1 where there is an object.
+        ways: ``[HW, map classes, 2]``, metres from the centre of the cell to
+            the nearest point of a line of each class.
+        near: ``[HW, map classes]``, 1 where that is within ``REACH``.
+    """
+
+    kinds: Tensor
+    poses: Tensor
+    known: Tensor
+    ways: Tensor
+    near: Tensor
+
+
 class BEVHints(nn.Module):
-    """Reads off each BEV cell which objects and lines are on it.
+    """Reads off each BEV cell which objects and lines are on or near it.
 
     Args:
         embed_dims: Width of the BEV.
@@ -38,7 +60,7 @@ class BEVHints(nn.Module):
         num_classes: Detection classes.
         num_map_classes: Map classes.
         pc_range: Region ``(x, y, z, x, y, z)`` in metres.
-        weight: Factor of both losses.
+        weight: Factor of all three losses.
     """
 
     def __init__(
@@ -58,21 +80,23 @@ class BEVHints(nn.Module):
         self.weight = weight
         self.kinds = nn.Linear(embed_dims, num_classes + num_map_classes)
         self.poses = nn.Linear(embed_dims, POSE_SIZE)
+        self.ways = nn.Linear(embed_dims, 2 * num_map_classes)
         nn.init.constant_(self.kinds.bias, START)
 
     def forward(
         self, bev: Tensor, data_samples: Sequence[Det3DDataSample]
     ) -> dict[str, Tensor]:
-        """Returns ``loss_hint_kinds`` and ``loss_hint_poses``.
+        """Returns the losses of the kinds, the poses and the ways.
 
         Args:
             bev: ``[B, HW, C]``.
             data_samples: One per sample, with ``gt_instances_3d`` and
                 ``gt_map``.
         """
-        kinds, poses, known = (
+        targets = map(self.targets, data_samples)
+        kinds, poses, known, ways, near = (
             torch.stack(parts).to(bev.device)
-            for parts in zip(*map(self.targets, data_samples), strict=True)
+            for parts in zip(*targets, strict=True)
         )
         logits = self.kinds(bev).float()
         count = self.num_classes
@@ -81,15 +105,16 @@ class BEVHints(nn.Module):
             _focal(logits[..., part], kinds[..., part])
             for part in (slice(count), slice(count, None))
         )
-        error = (self.poses(bev).float() - poses).abs().sum(-1) * known
-        error = error.sum() / known.sum().clamp(min=1)
+        there = _distance(self.poses(bev).float(), poses, known)
+        away = _distance(self.ways(bev).float().view_as(ways), ways, near)
         return dict(
             loss_hint_kinds=4 * self.weight * seen,
-            loss_hint_poses=self.weight / 2 * error,
+            loss_hint_poses=self.weight / 2 * there,
+            loss_hint_ways=self.weight * away,
         )
 
-    def targets(self, sample: Det3DDataSample) -> tuple[Tensor, ...]:
-        """Returns kinds ``[HW, classes]``, poses ``[HW, 4]``, known ``[HW]``.
+    def targets(self, sample: Det3DDataSample) -> CellTargets:
+        """Returns what the cells are told of one sample.
 
         An object is on the cells whose centre is in its footprint, which
         counts as at least one cell long and wide; the pose is that of the
@@ -99,13 +124,29 @@ class BEVHints(nn.Module):
             sample: Boxes in the convention of mmdet3d 1.x, lines in metres.
         """
         objects, lines = sample.gt_instances_3d, sample.gt_map
-        boxes = objects.bboxes_3d.tensor.float().cpu()
         height, width = self.bev_shape
         cells = cell_centres(height, width, torch.device('cpu'))
         cells = cells * self.size + self.low
         kinds = torch.zeros(
             len(cells), self.kinds.out_features, dtype=torch.float32
         )
+        poses, known = self._objects(
+            cells,
+            objects.bboxes_3d.tensor.float().cpu(),
+            objects.labels_3d.cpu(),
+            kinds,
+        )
+        labels = lines.labels.cpu()
+        points = _dense(lines.pts.float().cpu())
+        cell, line = self._cells_of(points)
+        kinds[cell, self.num_classes + labels[line]] = 1
+        ways, near = self._ways(cells, points, labels)
+        return CellTargets(kinds, poses, known, ways, near)
+
+    def _objects(
+        self, cells: Tensor, boxes: Tensor, labels: Tensor, kinds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Poses and where they are known; writes the kinds."""
         poses = torch.zeros(len(cells), POSE_SIZE)
         known = torch.zeros(len(cells))
         away = cells[:, None] - boxes[None, :, :2]
@@ -115,7 +156,7 @@ class BEVHints(nn.Module):
         half = (boxes[:, 3:5] / 2).clamp(min=self._half_cell())
         on = (along.abs() <= half[:, 0]) & (aside.abs() <= half[:, 1])
         cell, which = on.nonzero(as_tuple=True)
-        kinds[cell, objects.labels_3d.cpu()[which]] = 1
+        kinds[cell, labels[which]] = 1
         poses[cell] = torch.cat(
             (
                 -away[cell, which] / METRES,
@@ -124,26 +165,48 @@ class BEVHints(nn.Module):
             dim=-1,
         )
         known[cell] = 1
-        cell, line = self._cells_of_lines(lines.pts.float().cpu())
-        kinds[cell, self.num_classes + lines.labels.cpu()[line]] = 1
-        return kinds, poses, known
+        return poses, known
+
+    def _ways(
+        self, cells: Tensor, points: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Ways from cells ``[HW, 2]`` to points ``[M, P, 2]`` of lines."""
+        num_classes = self.kinds.out_features - self.num_classes
+        ways = torch.zeros(len(cells), num_classes, 2)
+        near = torch.zeros(len(cells), num_classes)
+        for label in labels.unique().tolist():
+            there = points[labels == label].flatten(0, 1)
+            distance, nearest = torch.cdist(cells, there).min(dim=1)
+            ways[:, label] = there[nearest] - cells
+            near[:, label] = (distance < REACH).float()
+        return ways, near
 
     def _half_cell(self) -> float:
         height, width = self.bev_shape
         return float(max(self.size[0] / width, self.size[1] / height) / 2)
 
-    def _cells_of_lines(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells that lines ``[M, P, 2]`` cross, and the line of each."""
+    def _cells_of(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells that points ``[M, P, 2]`` are in, and the line of each."""
         height, width = self.bev_shape
-        step = torch.arange(BETWEEN).view(1, 1, -1, 1) / BETWEEN
-        near, far = points[:, :-1, None], points[:, 1:, None]
-        dense = (near + (far - near) * step).flatten(1, 2)
-        place = (dense - self.low) / self.size
+        place = (points - self.low) / self.size
         column, row = (place * torch.tensor([width, height])).unbind(-1)
         column, row = column.floor().long(), row.floor().long()
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         line = inside.nonzero(as_tuple=True)[0]
         return (row * width + column)[inside], line
+
+
+def _dense(points: Tensor) -> Tensor:
+    """Lines ``[M, P, 2]`` with points between their points."""
+    step = torch.arange(BETWEEN).view(1, 1, -1, 1) / BETWEEN
+    here, there = points[:, :-1, None], points[:, 1:, None]
+    return (here + (there - here) * step).flatten(1, 2)
+
+
+def _distance(found: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Mean of the summed distances of the last dimension, where known."""
+    error = (found - target).abs().sum(-1) * known
+    return error.sum() / known.sum().clamp(min=1)
 
 
 def _focal(logits: Tensor, target: Tensor) -> Tensor:
@@ -162,7 +225,7 @@ def _focal(logits: Tensor, target: Tensor) -> Tensor:
 class HintedVAD(VAD):
     """VAD that is told in training what is on each cell of its BEV.
 
-    Predictions are VAD's; ``hints`` is two linear layers more.
+    Predictions are VAD's; ``hints`` is three linear layers more.
 
     Args:
         hint_weight: Factor of the hints' losses.
