@@ -325,8 +325,8 @@ def test_the_plugin_form_has_tensorrts_node(files, tmp_path):
     export(files, 'small.pth', folder, '--form', 'plugin')
     graph = onnx.load(folder / 'head.onnx').graph
     nodes = [node for node in graph.node if node.op_type == PLUGIN]
-    # Two layers of the encoder with two attentions, two decoders of two.
-    assert len(nodes) == 8
+    # Two layers of the encoder with two attentions, decoders of two and four.
+    assert len(nodes) == 10
     kinds = {t.name: t for t in graph.initializer}
     shapes = static_shapes(graph)
     for node in nodes:
