@@ -57,7 +57,10 @@ def main() -> int:
                 args.epochs,
                 args.retrain_epochs,
                 args.pruning_ratio,
-                ('--round-to', args.round_to, '--latency-runs', 0),
+                (
+                    *('--importance', args.importance),
+                    *('--round-to', args.round_to, '--latency-runs', 0),
+                ),
             )
         )
         for seed in args.seeds
@@ -81,6 +84,7 @@ def _parse() -> argparse.Namespace:
     add('--retrain-epochs', type=int, default=1)
     add('--pruning-ratio', type=float, default=0.3)
     add('--round-to', type=int, default=8)
+    add('--importance', default='kd_grad')
     return parser.parse_args()
 
 

@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> None:
         *(4, 'pruning it, training the result, testing all three'),
         *('tools/prune_and_retrain.py', CONFIG, weights),
         *('--pruning-ratio', args.pruning_ratio, '--mode', 'structured'),
+        # What the loss misses least; weights that are small say little here.
+        *('--importance', 'kd_grad'),
         # Convolutions of odd widths are slow on a CPU.
         *('--round-to', 8, '--fine-tune', '--retrain'),
         *('--fine-tune-epochs', args.retrain_epochs, '--latency-runs', 20),
